@@ -1,0 +1,1 @@
+"""Multi-task networks under a resource budget: search, train, export, measure."""

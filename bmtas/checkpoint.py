@@ -1,0 +1,59 @@
+"""Checkpoints: written beside and renamed, read without executing anything that they contain."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bmtas.errors import UsageError
+from bmtas.files import atomic_path
+
+SCHEMA_VERSION = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain values) to `path`; what was there stays if anything goes wrong.
+
+    Raises EnvironmentProblem if the disk is full.
+    """
+    with atomic_path(path) as temporary:
+        torch.save({"schema_version": SCHEMA_VERSION, **state}, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint. Raises UsageError if it is missing, cut short, or of a newer schema."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 -- torch raises whatever the broken bytes lead to
+        raise UsageError(
+            f"{path} cannot be read ({type(error).__name__}); it was cut short or changed after it was written. Delete it to "
+            "begin this phase anew with the same command"
+        ) from None
+    version = state.get("schema_version") if isinstance(state, dict) else None
+    if not isinstance(version, int):
+        raise UsageError(f"{path} is not a checkpoint of bmtas")
+    if version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} follows schema {version}, but this version of bmtas knows schemas up to {SCHEMA_VERSION}; upgrade bmtas"
+        )
+    return state
+
+
+class Rhythm:
+    """Says when the next checkpoint is due: so often that little is lost, so seldom that it costs little."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Return whether `seconds` have passed since it last said so."""
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True

@@ -1,0 +1,179 @@
+"""What a run means to do: its configuration, resolved once and written into the run folder. Needs no torch."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bmtas.tasks import Task
+
+SCHEMA_VERSION = 1
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimiser(str, Enum):
+    """How weights are updated."""
+
+    SGD = "sgd"  # the paper: momentum 0.9, weight decay 0.0001, poly schedule
+    ADAMW = "adamw"  # learns from random weights in few steps, where SGD with the paper's rate has hardly moved
+
+
+class SearchSettings(_Settings):
+    """The search loop. Steps are per task: one weight step updates the supergraph once for every task."""
+
+    batch_size: int = Field(ge=2)
+    warmup_steps: int = Field(ge=0)  # paper: 2000
+    weight_steps: int = Field(ge=1)  # paper: 40000
+    weight_steps_per_cycle: int = Field(ge=1)
+    arch_steps_per_cycle: int = Field(ge=1)
+    arch_share: float = Field(default=0.2, gt=0, lt=1)  # paper: 20 % of the data for architecture parameters
+    optimiser: Optimiser = Optimiser.SGD
+    learning_rate: float = Field(gt=0)  # paper: 0.005 with SGD
+    arch_learning_rate: float = Field(default=0.01, gt=0)  # paper
+    temperature_start: float = Field(default=5.0, gt=0)  # paper
+    temperature_end: float = Field(default=0.1, gt=0)  # paper
+    scales: tuple[float, ...] = (1.0,)
+
+
+class TrainSettings(_Settings):
+    """Retraining of the derived network, and of the shared and separate ones beside it."""
+
+    batch_size: int = Field(ge=2)
+    steps: int = Field(ge=1)  # paper: 40000
+    optimiser: Optimiser = Optimiser.SGD
+    learning_rate: float = Field(gt=0)
+    # Paper: an operation shared by several tasks gets its rate divided by their number, because it receives their
+    # gradients' sum. AdamW normalises gradients, so there the division would only slow shared layers down.
+    divide_rate_by_sharing: bool = True
+    scales: tuple[float, ...] = (1.0,)
+    evaluate_images: int | None = Field(default=None, ge=1)
+
+
+class Preset(str, Enum):
+    """How long to search and train."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    PAPER = "paper"
+
+
+# Random scaling of the paper, appendix A.
+_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+
+class PresetSettings(_Settings):
+    """`search_pixels` and `train_pixels` bound height x width of the images there; None keeps the deployed size."""
+
+    search: SearchSettings
+    train: TrainSettings
+    search_pixels: int | None
+    train_pixels: int | None
+    search_scale: float = 1.0
+    weights: str
+
+
+PRESETS: dict[Preset, PresetSettings] = {
+    # Minutes on two cores. Random weights, so that it needs no download.
+    Preset.QUICK: PresetSettings(
+        search=SearchSettings(
+            batch_size=4,
+            warmup_steps=24,
+            weight_steps=18,
+            weight_steps_per_cycle=1,
+            arch_steps_per_cycle=1,
+            optimiser=Optimiser.ADAMW,
+            learning_rate=2e-3,
+            arch_learning_rate=0.1,  # 18 updates instead of thousands
+        ),
+        train=TrainSettings(
+            batch_size=8,
+            steps=150,
+            optimiser=Optimiser.ADAMW,
+            learning_rate=3e-3,
+            divide_rate_by_sharing=False,
+            evaluate_images=64,
+        ),
+        search_pixels=96 * 96,
+        train_pixels=128 * 128,
+        weights="none",
+    ),
+    # A night on one GPU: the paper's loop at an eighth of its length.
+    Preset.STANDARD: PresetSettings(
+        search=SearchSettings(
+            batch_size=8,
+            warmup_steps=500,
+            weight_steps=5000,
+            weight_steps_per_cycle=100,
+            arch_steps_per_cycle=25,
+            learning_rate=0.005,
+            scales=_SCALES,
+        ),
+        train=TrainSettings(batch_size=8, steps=10000, learning_rate=0.005, scales=_SCALES),
+        search_pixels=None,
+        train_pixels=None,
+        search_scale=0.5,
+        weights="imagenet",
+    ),
+    # Appendix A, PASCAL-Context with MobileNetV2. A cycle is one pass over the 20 % and one over the 80 % of its 4998
+    # images: 62 and 249 batches of 16.
+    Preset.PAPER: PresetSettings(
+        search=SearchSettings(
+            batch_size=16,
+            warmup_steps=2000,
+            weight_steps=40000,
+            weight_steps_per_cycle=249,
+            arch_steps_per_cycle=62,
+            learning_rate=0.005,
+            scales=_SCALES,
+        ),
+        train=TrainSettings(batch_size=16, steps=40000, learning_rate=0.005, scales=_SCALES),
+        search_pixels=None,
+        train_pixels=None,
+        search_scale=0.5,
+        weights="imagenet",
+    ),
+}
+
+
+class RunConfig(_Settings):
+    """Everything that decides a run's results. Sizes are (height, width)."""
+
+    schema_version: Literal[1] = 1
+    data: str
+    data_fingerprint: str
+    tasks: list[dict[str, Any]]
+    backbone: str
+    weights: str
+    budgets: list[str]
+    preset: Preset
+    seed: int = Field(ge=0)
+    deploy_size: tuple[int, int]
+    search_size: tuple[int, int]
+    train_size: tuple[int, int]
+    search: SearchSettings
+    train: TrainSettings
+
+    def task_list(self) -> tuple[Task, ...]:
+        """Return the tasks, in output order."""
+        return tuple(Task.from_json(data) for data in self.tasks)
+
+
+def reduced_size(size: tuple[int, int], pixels: int | None, multiple: int = 16) -> tuple[int, int]:
+    """Return `size` (height, width) scaled down to at most about `pixels`, each side a multiple of `multiple`.
+
+    The aspect is kept as far as the multiples allow; sides do not fall below two multiples; None keeps the size.
+    """
+    height, width = size
+    if pixels is None or height * width <= pixels:
+        return size
+    scale = (pixels / (height * width)) ** 0.5
+
+    def rounded(side: int) -> int:
+        return max(2, round(side * scale / multiple)) * multiple
+
+    return rounded(height), rounded(width)

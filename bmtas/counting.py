@@ -1,0 +1,86 @@
+"""Multiply-adds and parameters of modules, counted by fvcore and remembered by content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bmtas.errors import BmtasError
+from bmtas.extras import require
+from bmtas.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# fvcore's own operator classes that are multiply-adds. It also counts normalisation, pooling and resizing, in
+# operations that are no multiply-adds; those are left out (design: MAdds are convolutions and linear layers).
+_MADDS_OPERATORS = ("conv", "linear", "addmm", "matmul")
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one application of a module costs: multiply-adds for the given input, and its trainable parameters."""
+
+    madds: int
+    params: int
+
+
+def count_module(module: nn.Module, inputs: Sequence[Tensor]) -> Count:
+    """Count `module` on `inputs` (their values do not matter), from the cache if its content was counted before."""
+    path = _cache_folder() / f"{_content_key(module, inputs)}.json"
+    try:
+        data = read_json(path, _SCHEMA_VERSION)
+        return Count(int(data["madds"]), int(data["params"]))
+    except (BmtasError, KeyError, ValueError):
+        count = Count(_madds(module, inputs), sum(p.numel() for p in module.parameters()))
+    with contextlib.suppress(OSError, BmtasError):  # a cache that cannot be written costs time, nothing else
+        write_json(path, {"schema_version": _SCHEMA_VERSION, "madds": count.madds, "params": count.params})
+    return count
+
+
+def _madds(module: nn.Module, inputs: Sequence[Tensor]) -> int:
+    with warnings.catch_warnings():
+        # fvcore scripts and traces at import and while counting, which new PyTorch versions call deprecated.
+        warnings.simplefilter("ignore")
+        analysis = require("fvcore.nn", "host").FlopCountAnalysis(module, tuple(inputs))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analysis.tracer_warnings("none")
+        by_operator = analysis.by_operator()
+    return int(sum(by_operator[name] for name in _MADDS_OPERATORS))
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("BMTAS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bmtas"
+    return Path(root) / "counts"
+
+
+def _content_key(module: nn.Module, inputs: Sequence[Tensor]) -> str:
+    """Hash of all that decides the count: structure, parameter shapes, code, input shapes, versions."""
+    sources = {}
+    for part in module.modules():
+        kind = type(part)
+        try:
+            sources[kind.__qualname__] = inspect.getsource(kind)
+        except (OSError, TypeError):  # built without a source file; its printed form must do
+            sources[kind.__qualname__] = repr(kind)
+    content = {
+        "structure": repr(module),
+        "parameters": [(name, list(p.shape)) for name, p in module.named_parameters()],
+        "sources": sources,
+        "inputs": [list(x.shape) for x in inputs],
+        "versions": [torch.__version__, importlib.metadata.version("fvcore")],
+        "operators": _MADDS_OPERATORS,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

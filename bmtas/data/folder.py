@@ -1,0 +1,318 @@
+"""A folder of images and labels as a data set, described by a manifest (`bmtas.data.manifest`).
+
+Opening lists folders and reads split files, CSV files and one image header; pixels are read by `load` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bmtas.data.labels import image_size, read_csv, read_image, read_label, resize_nearest
+from bmtas.data.manifest import IMAGE_SUFFIXES, Manifest, TaskSpec, read_manifest
+from bmtas.data.protocol import Dataset, Sample
+from bmtas.errors import UsageError, nearest
+from bmtas.tasks import Task
+
+
+def open_folder(path: str | Path) -> FolderDataset:
+    """Open the data set that the manifest at `path` describes.
+
+    Raises UsageError where the manifest, a folder, a split or a file that it names breaks a rule, and
+    EnvironmentProblem where Pillow or PyYAML is not installed.
+    """
+    return FolderDataset(read_manifest(Path(path)))
+
+
+def check(dataset: Dataset, *, limit: int | None = None) -> Iterator[str]:
+    """Load every image with all its labels and yield each problem as one message; do not stop at the first.
+
+    `limit` bounds the images that are read per split (the first ones).
+    """
+    names = [task.name for task in dataset.tasks]
+    for split in getattr(dataset, "splits", ("train", "val")):
+        for index in range(len(dataset.ids(split)[:limit])):
+            if _problem(dataset, split, index, names) is None:
+                continue
+            # Task by task: a load stops at its first problem; a broken image breaks all: say it once.
+            found = (_problem(dataset, split, index, tasks) for tasks in ([], *([name] for name in names)))
+            yield from dict.fromkeys(problem for problem in found if problem is not None)
+
+
+def _problem(dataset: Dataset, split: str, index: int, tasks: Sequence[str]) -> str | None:
+    """Return what is wrong with an image or its labels for `tasks`, None if nothing is."""
+    try:
+        dataset.load(split, index, size=dataset.size, tasks=tasks)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+class FolderDataset:
+    """Images and labels in a folder; implements `bmtas.data.protocol.Dataset`.
+
+    An id is the path of an image below the images folder without its suffix: `frame1`, `oslo/frame1`.
+    Holds names only, so copies for worker processes are cheap.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Find the files that `manifest` describes. Raises UsageError where some are missing."""
+        self.manifest = manifest
+        spec = manifest.spec
+        self._tasks = manifest.tasks()
+        self._image_folder = manifest.resolve(spec.images.folder, "images", "folder", folder=True)
+        self._images = _index(self._image_folder, spec.images.suffixes)
+        if not self._images:
+            raise UsageError(
+                f"{manifest.where('images', 'folder')}: no file in {self._image_folder} ends in "
+                f"{', '.join(spec.images.suffixes)}; correct 'folder' or 'suffix'"
+            )
+        self._splits = _read_splits(manifest, self._images)
+        self._labels = {name: _find_labels(manifest, name, task) for name, task in spec.tasks.items()}
+        self._check_labels()
+        self._size = spec.size or image_size(self._image_path(self._splits["train"][0]))
+
+    @property
+    def name(self) -> str:
+        """Name of the manifest or what it gives as `name`."""
+        return self.manifest.name
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks, in the order of the manifest."""
+        return self._tasks
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as the manifest gives it, else that of the first training image."""
+        return self._size
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits; `train` and `val` are among them."""
+        return tuple(self._splits)
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Return the ids of `split`, in the order of its list. Raises UsageError for an unknown split."""
+        if split not in self._splits:
+            raise UsageError(f"unknown split {split!r}; {nearest(split, self._splits)}")
+        return self._splits[split]
+
+    def load(self, split: str, index: int, *, size: tuple[int, int], tasks: Sequence[str]) -> Sample:
+        """Return image `index` of `split` at `size` (height, width) with those labels of `tasks` that it has.
+
+        Raises UsageError where a file cannot be read, has another size than its image or holds a wrong value,
+        and for unknown names; IndexError beyond the split's end.
+        """
+        sample_id = self.ids(split)[index]
+        path = self._image_path(sample_id)
+        image, own = read_image(path, size)
+        if self.manifest.spec.size is None and own != self.size:
+            first = self._image_path(self._splits["train"][0])
+            raise UsageError(
+                f"{path} is {_pixels(own)} but {first} is {_pixels(self.size)}; images of different sizes "
+                f"need the size to work at: add 'size: [height, width]' to {self.manifest.path}"
+            )
+        labels: dict[str, npt.NDArray[np.generic]] = {}
+        for name in tasks:
+            if name not in self._labels:
+                raise UsageError(f"unknown task {name!r}; {nearest(name, self._labels)}")
+            found = self._labels[name].get(sample_id)
+            if isinstance(found, int):
+                labels[name] = np.array(found, dtype=np.int64)
+            elif found is not None:
+                labels[name] = self._load_label(name, found, path, own, size)
+        return Sample(sample_id, image, labels)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the tasks, the size, and the ids with the names and sizes of the files used.
+
+        Places and times are left out: a copy of the folder, whatever its name, has the same hash.
+        """
+        spec = self.manifest.spec
+        places = {"folder", "file", "suffix"}
+        tasks = [
+            {"task": task.to_json(), "read_as": s.read_as, **s.model_dump(mode="json", exclude=places)}
+            for task, s in zip(self._tasks, spec.tasks.values(), strict=True)
+        ]
+        splits = {split: [self._describe_files(i) for i in ids] for split, ids in self._splits.items()}
+        text = json.dumps({"size": self.size, "tasks": tasks, "splits": splits}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _image_path(self, sample_id: str) -> Path:
+        return self._image_folder / self._images[sample_id]
+
+    def _load_label(
+        self, name: str, path: Path, image_path: Path, image_size: tuple[int, int], size: tuple[int, int]
+    ) -> npt.NDArray[np.generic]:
+        label = read_label(path, name, self.manifest.spec.tasks[name])
+        own = (label.shape[0], label.shape[1])
+        if own != image_size:
+            raise UsageError(
+                f"{path} is {_pixels(own)} but its image {image_path} is {_pixels(image_size)}; a label "
+                "has the size of its image: resize the label (nearest neighbour) or replace the wrong file"
+            )
+        return resize_nearest(label, size)
+
+    def _describe_files(self, sample_id: str) -> list[Any]:
+        """Return the id, then for the image and each label its name and size in bytes (or its class)."""
+        files: list[Any] = [sample_id, self._images[sample_id], self._image_path(sample_id).stat().st_size]
+        for name, found in self._labels.items():
+            label = found.get(sample_id)
+            files.append([name, [label.name, label.stat().st_size] if isinstance(label, Path) else label])
+        return files
+
+    def _check_labels(self) -> None:
+        """Check that each task has labels to learn from, and each image at least one. Raises UsageError."""
+        for name, labels in self._labels.items():
+            if not any(i in labels for i in self._splits["train"]):
+                spec = self.manifest.spec.tasks[name]
+                what = f"file ending in {', '.join(spec.suffixes)}" if spec.folder else "line"
+                where = self.manifest.where("tasks", name, "folder" if spec.folder else "file")
+                raise UsageError(
+                    f"{where}: {spec.folder or spec.file} holds no label for any image of the split 'train': "
+                    f"no {what} for {_some(self._splits['train'])}; correct the place, 'suffix' or "
+                    "'encoding', or remove the task"
+                )
+        for split, ids in self._splits.items():
+            bare = [i for i in ids if not any(i in labels for labels in self._labels.values())]
+            if bare:
+                raise UsageError(
+                    f"{self.manifest.where('splits', split)}: {len(bare)} of {len(ids)} images have no label "
+                    f"of any task: {_some(bare)}; add their labels or drop their ids"
+                )
+
+
+def _index(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Return the id and the path below `folder` of each file that ends in one of `suffixes`, sorted by id.
+
+    Where an id has several files, the one whose suffix comes first is taken. Hidden files and folders are
+    skipped: editors and file managers leave copies of images there.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(parent).relative_to(folder)
+        for name in names:
+            rank = next((r for r, end in enumerate(suffixes) if name.lower().endswith(end.lower())), None)
+            if rank is None or name.startswith("."):
+                continue
+            key = (below / name[: -len(suffixes[rank])]).as_posix()
+            candidate = (rank, (below / name).as_posix())
+            found[key] = min(candidate, found.get(key, candidate))
+    return {key: found[key][1] for key in sorted(found)}
+
+
+def _find_labels(manifest: Manifest, name: str, spec: TaskSpec) -> Mapping[str, Path | int]:
+    """Return for each id that has a label of the task its file, or its class."""
+    if spec.file is not None:
+        return read_csv(manifest.resolve(spec.file, "tasks", name, "file", folder=False), name, spec.classes)
+    folder = manifest.resolve(spec.folder or "", "tasks", name, "folder", folder=True)
+    return {key: folder / path for key, path in _index(folder, spec.suffixes).items()}
+
+
+def _read_splits(manifest: Manifest, images: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the ids of each split. Raises UsageError on unknown, repeated or shared ids and empty splits."""
+    splits = dict(manifest.spec.splits)
+    if "train" not in splits:
+        splits["train"] = 0.0  # the rest; read_manifest has checked that another split is a fraction
+    listed = {
+        split: _read_list(manifest, split, value, images)
+        for split, value in splits.items()
+        if not isinstance(value, float)
+    }
+    named = {i for ids in listed.values() for i in ids}
+    free = [i for i in images if i not in named]
+    divided = _divide(free, {split: value for split, value in splits.items() if isinstance(value, float)})
+    result = {split: listed[split] if split in listed else divided[split] for split in splits}
+    _check_splits(manifest, result)
+    return {split: result[split] for split in sorted(result, key=lambda s: (s != "train", s != "val"))}
+
+
+def _read_list(
+    manifest: Manifest, split: str, value: str | tuple[str, ...], images: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the ids that a split file or an inline list names. Raises UsageError if an id has no image."""
+    where = manifest.where("splits", split)
+    if isinstance(value, str):
+        path = manifest.resolve(value, "splits", split, folder=False)
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{where}: cannot read {path}: {error}; it must be a text file in UTF-8") from None
+        value = tuple(line for line in lines if line and not line.startswith("#"))
+        where = f"{where} ({path})"
+    ids = tuple(_to_id(text, images, manifest.spec.images.suffixes) for text in value)
+    missing = [i for i in ids if i not in images]
+    if missing:
+        suffixes = ", ".join(manifest.spec.images.suffixes)
+        raise UsageError(
+            f"{where}: {len(missing)} of {len(ids)} ids have no image in {manifest.spec.images.folder!r}: "
+            f"{_some(missing)}; an id is the image's path below that folder without "
+            f"{suffixes}, such as {next(iter(images))!r}: correct the ids or add the images"
+        )
+    return ids
+
+
+def _to_id(text: str, images: Mapping[str, str], suffixes: Sequence[str]) -> str:
+    """Return the id that a line means: lists often name files, with their suffix."""
+    for suffix in (*suffixes, *IMAGE_SUFFIXES):
+        if text not in images and text.endswith(suffix) and text[: -len(suffix)] in images:
+            return text[: -len(suffix)]
+    return text
+
+
+def _divide(ids: Sequence[str], fractions: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+    """Divide `ids` into `fractions`; 0 stands for the rest. Each part is sorted.
+
+    The ids are ranked by a hash of their own, so neither their names' order (often time) nor chance decides.
+    """
+    ranked = sorted(ids, key=lambda i: hashlib.sha256(i.encode()).digest())
+    rest = 1.0 - sum(fractions.values())
+    parts: dict[str, tuple[str, ...]] = {}
+    start, total = 0, 0.0
+    for split, fraction in fractions.items():
+        total += fraction or rest
+        stop = round(total * len(ranked))
+        parts[split] = tuple(sorted(ranked[start:stop]))
+        start = stop
+    return parts
+
+
+def _check_splits(manifest: Manifest, splits: Mapping[str, tuple[str, ...]]) -> None:
+    """Check that no split is empty and no id stands twice. Raises UsageError."""
+    owner: dict[str, str] = {}
+    for split, ids in splits.items():
+        where = manifest.where("splits", split)
+        if not ids:
+            raise UsageError(f"{where}: the split {split!r} is empty; name at least one image, or a larger fraction")
+        twice = [i for i, count in Counter(ids).items() if count > 1]
+        if twice:
+            raise UsageError(f"{where}: {len(twice)} ids stand twice: {_some(twice)}; remove the repetitions")
+        for other in splits:
+            leak = [i for i in ids if owner.get(i) == other]
+            if leak:
+                raise UsageError(
+                    f"{where}: {len(leak)} ids are in {split!r} and in {other!r}: {_some(leak)}; a result on "
+                    "images that were trained on means nothing: keep each id in one split"
+                )
+        owner |= dict.fromkeys(ids, split)
+
+
+def _some(names: Iterable[str]) -> str:
+    """Return up to three of `names` for a message, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    """Return (height, width) in words."""
+    return f"{size[0]} high and {size[1]} wide"

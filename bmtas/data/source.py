@@ -1,0 +1,46 @@
+"""From what a user types to a data set: the name of a generator, a manifest, or a folder that holds one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bmtas.data.protocol import Dataset
+from bmtas.errors import UsageError, nearest
+
+NAMES = ("scenes",)
+"""Data sets that need no file."""
+
+MANIFEST_NAME = "manifest.yaml"
+"""What a folder's own manifest is called."""
+
+_HOW_TO = f"""\
+To use images of your own, describe them in a short YAML file, such as {MANIFEST_NAME} in their folder:
+  images: {{folder: images}}
+  tasks:
+    semseg: {{kind: segmentation, folder: semseg, classes: [road, car]}}
+  splits: {{train: train.txt, val: val.txt}}
+Every key is explained in examples/own-data.yaml."""
+
+
+def open_dataset(spec: str) -> Dataset:
+    """Open the data set called `spec`: `scenes`, a manifest (.yaml, .yml), or a folder with a manifest.yaml.
+
+    Raises UsageError (for an unknown name with the nearest known one), and EnvironmentProblem where a package
+    is not installed.
+    """
+    path = Path(spec).expanduser()
+    if spec == "scenes":
+        from bmtas.data.scenes import Scenes
+
+        return Scenes()
+    if path.suffix.lower() in (".yaml", ".yml"):
+        from bmtas.data.folder import open_folder
+
+        return open_folder(path)
+    if (path / MANIFEST_NAME).is_file():
+        return open_dataset(str(path / MANIFEST_NAME))
+    if path.is_dir():
+        raise UsageError(f"the folder {spec} holds no {MANIFEST_NAME}\n{_HOW_TO}")
+    raise UsageError(
+        f"unknown data {spec!r}; {nearest(spec, NAMES)}, a manifest (.yaml) or a folder with one\n{_HOW_TO}"
+    )

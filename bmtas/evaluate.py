@@ -1,0 +1,128 @@
+"""Evaluation: each task's metric on the validation split, beside the best constant prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bmtas.data.batches import Batch
+from bmtas.metrics import build_metric
+from bmtas.tasks import IGNORE, Task, TaskKind
+
+_NORMALS_KEPT = 200_000  # vectors from which the best constant direction is computed
+_LOGIT = 20.0  # sigmoid(20) is 1 to 9 digits, above every threshold
+
+
+def evaluate_network(network: nn.Module, batches: Iterable[Batch], tasks: tuple[Task, ...]) -> dict[str, float]:
+    """Return each task's metric for `network`, which maps images to raw predictions per task.
+
+    The network is put into evaluation mode and left in the mode in which it came.
+    """
+    metrics = {task.name: build_metric(task) for task in tasks}
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for batch in batches:
+            predictions = network(batch.images)
+            for name, metric in metrics.items():
+                metric.update(predictions[name], batch.labels[name])
+    network.train(was_training)
+    return {name: metric.compute() for name, metric in metrics.items()}
+
+
+def evaluate_constants(batches: Iterable[Batch], tasks: tuple[Task, ...]) -> dict[str, float]:
+    """Return each task's metric of the best prediction that is the same for every pixel of every image.
+
+    The constant is fitted to the very labels that it is measured on, so nothing constant can do better.
+    """
+    kept = list(batches)
+    return {task.name: _best_constant(task, [b.labels[task.name] for b in kept]) for task in tasks}
+
+
+def _best_constant(task: Task, labels: list[Tensor]) -> float:
+    values = []
+    for constant in _candidates(task, labels):
+        metric = build_metric(task)
+        for label in labels:
+            metric.update(_spread(task, constant, label), label)
+        values.append(metric.compute())
+    return max(values) if task.higher_is_better else min(values)
+
+
+def _spread(task: Task, constant: Tensor, label: Tensor) -> Tensor:
+    """Return the raw prediction `constant` (channels,) for every position of a label batch."""
+    if not task.dense:
+        return constant.expand(len(label), -1)
+    height, width = label.shape[-2:]
+    return constant[None, :, None, None].expand(len(label), -1, height, width)
+
+
+def _candidates(task: Task, labels: list[Tensor]) -> list[Tensor]:
+    """Return the constants among which the best one is."""
+    if task.has_classes:
+        ignore = IGNORE if task.kind is TaskKind.SEGMENTATION else -1
+        counts = torch.zeros(task.channels, dtype=torch.long)
+        for label in labels:
+            counts += torch.bincount(label[label != ignore].long(), minlength=task.channels)
+        # One class everywhere: its IoU is its share, all others are 0, so the most frequent class is best.
+        return [F.one_hot(counts.argmax(), task.channels).float()]
+    if task.kind in (TaskKind.BINARY, TaskKind.EDGE):
+        return [torch.tensor([_LOGIT]), torch.tensor([-_LOGIT])]
+    if task.kind is TaskKind.NORMALS:
+        vectors = torch.cat([label.movedim(1, -1)[(label != 0).any(dim=1)] for label in labels])
+        return [_spherical_median(vectors[:: max(1, len(vectors) // _NORMALS_KEPT)].double()).float()]
+    finite = torch.cat([label[torch.isfinite(label)] for label in labels])
+    return [finite.double().mean().float()[None]]  # the mean minimises the root mean square error
+
+
+def _spherical_median(vectors: Tensor, iterations: int = 50) -> Tensor:
+    """Return the direction with the least mean angle to `vectors` (n, 3), by Weiszfeld's iteration on the sphere."""
+    if not len(vectors):
+        return torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
+    centre = F.normalize(vectors.mean(dim=0), dim=0)
+    for _ in range(iterations):
+        cosine = (vectors @ centre).clamp(-1, 1)
+        angle = torch.acos(cosine)
+        # Steps along the sphere towards each vector, weighted by 1 / angle: the gradient of the sum of angles.
+        tangent = vectors - cosine[:, None] * centre
+        direction = tangent / tangent.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        weight = 1.0 / angle.clamp(min=1e-3)
+        step = (direction * (weight * angle)[:, None]).sum(dim=0) / weight.sum()
+        centre = F.normalize(centre + step, dim=0)
+    return centre
+
+
+def metrics_json(
+    tasks: tuple[Task, ...],
+    values: Mapping[str, float],
+    constants: Mapping[str, float],
+    *,
+    size: tuple[int, int],
+    images: int,
+) -> dict[str, Any]:
+    """Return the content of `metrics.json`: per task the metric's name, value, direction and the best constant's value."""
+    return {
+        "schema_version": 1,
+        "split": "val",
+        "size": list(size),
+        "images": images,
+        "tasks": {
+            task.name: {
+                "metric": task.metric,
+                "higher_is_better": task.higher_is_better,
+                "value": _finite(values[task.name]),
+                "best_constant": _finite(constants[task.name]),
+            }
+            for task in tasks
+        },
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN; a metric without any valid label is null."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,114 @@
+"""Files that are never half written, and JSON that says which schema it follows. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bmtas.errors import EnvironmentProblem, UsageError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it takes the place of `path` only if the block ends well.
+
+    Raises EnvironmentProblem if the disk is full or the folder cannot be written; `path` is then untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; a result is as readable as any other
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise _explained(error, path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _explained(error: OSError | RuntimeError, path: Path) -> Exception:
+    """Turn a full disk or a forbidden folder into a message; other errors stay what they are."""
+    # torch.save reports a failed write as a RuntimeError without an errno.
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (
+        isinstance(error, RuntimeError) and "file write failed" in str(error)
+    )
+    if full:
+        return EnvironmentProblem(
+            f"no space left for {path}; what was there before is untouched. Free some space, or choose another folder "
+            "with --runs, and start the same command again"
+        )
+    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return EnvironmentProblem(f"cannot write {path}: {error}; choose a folder of your own with --runs")
+    return error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write `data` to `path` atomically; it must carry its `schema_version`."""
+    if "schema_version" not in data:
+        raise ValueError(f"{path}: data for a JSON file must carry a schema_version")
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: Path, schema_version: int) -> dict[str, Any]:
+    """Read a JSON file of our own whose schema is at most `schema_version`.
+
+    Raises UsageError if it is missing, not JSON, or from a newer schema.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is not valid JSON ({error}); it was changed or cut short, restore it or make it anew"
+        ) from None
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(found, int):
+        raise UsageError(f"{path} carries no schema_version; it was not written by bmtas")
+    if found > schema_version:
+        raise UsageError(
+            f"{path} follows schema {found}, but this version of bmtas knows schemas up to {schema_version}; "
+            "upgrade bmtas to read it"
+        )
+    return data
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one record to a file of JSON lines. Raises EnvironmentProblem if the disk is full."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise _explained(error, path) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; a last line that was cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records

@@ -1,0 +1,139 @@
+"""The merged graph: the product's one representation of a network. Needs no torch.
+
+Every method derives, per task, an expression of (operation, weights, inputs). Equal operation with equal weights on equal
+inputs is one node, whatever the method: merging is hash-consing. The graph is then counted, run, cut down to some of
+the tasks and exported; for the branched method it is the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from bmtas.architecture import Architecture
+
+IMAGE = "image"
+"""Name of the graph's input."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """`operation` with `weights` applied to `inputs`; without inputs it reads the image.
+
+    `operation` names what is computed (`layers.07`), `weights` which copy of its parameters (`semseg+parts`).
+    """
+
+    operation: str
+    weights: str
+    inputs: tuple[Expression, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """Name of the parameters: equal for all nodes that share them."""
+        # A head belongs to one task and is called heads.semseg, not heads.semseg.semseg.
+        own = self.operation == self.weights or self.operation.endswith("." + self.weights)
+        return self.operation if own else f"{self.operation}.{self.weights}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One computation of the merged graph: the parameters `module` applied to the values of the nodes `inputs`.
+
+    `tasks` are those whose predictions need it.
+    """
+
+    name: str
+    operation: str
+    module: str
+    inputs: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MergedGraph:
+    """Nodes in an order in which every node comes after its inputs, and the node that gives each task's prediction."""
+
+    nodes: tuple[Node, ...]
+    outputs: Mapping[str, str]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, in output order."""
+        return tuple(self.outputs)
+
+    def modules(self) -> dict[str, str]:
+        """Return the operation of each set of parameters, by module name, in graph order."""
+        return {node.module: node.operation for node in self.nodes}
+
+    def subset(self, tasks: Iterable[str]) -> MergedGraph:
+        """Return the graph of what `tasks` need: reachability from their outputs. Names stay as they were."""
+        kept = tuple(tasks)
+        nodes = tuple(
+            Node(n.name, n.operation, n.module, n.inputs, tuple(t for t in n.tasks if t in kept))
+            for n in self.nodes
+            if any(t in kept for t in n.tasks)
+        )
+        return MergedGraph(nodes, {t: self.outputs[t] for t in kept})
+
+    def madds(self, cost: Callable[[str], float]) -> float:
+        """Return the sum of `cost(operation)` over the nodes: what one pass through the network costs."""
+        return sum(cost(node.operation) for node in self.nodes)
+
+    def params(self, cost: Callable[[str], float]) -> float:
+        """Return the sum of `cost(operation)` over the distinct sets of parameters."""
+        return sum(cost(operation) for operation in self.modules().values())
+
+
+def merge(expressions: Mapping[str, Expression]) -> MergedGraph:
+    """Merge the expressions of all tasks: equal operation with equal weights on equal inputs becomes one node."""
+    names: dict[tuple[str, tuple[str, ...]], str] = {}
+    operations: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    users: dict[str, list[str]] = {}
+
+    def intern(expression: Expression, task: str, seen: dict[int, str]) -> str:
+        if id(expression) in seen:
+            return seen[id(expression)]
+        inputs = tuple(intern(e, task, seen) for e in expression.inputs) or (IMAGE,)
+        key = (expression.module, inputs)
+        if key not in names:
+            applied = sum(module == expression.module for module, _ in names)
+            name = expression.module if not applied else f"{expression.module}@{applied + 1}"
+            names[key] = name
+            operations[name] = (expression.operation, expression.module, inputs)
+            users[name] = []
+        name = names[key]
+        if task not in users[name]:
+            users[name].append(task)
+        seen[id(expression)] = name
+        return name
+
+    outputs = {task: intern(expression, task, {}) for task, expression in expressions.items()}
+    nodes = tuple(Node(name, *operations[name], tuple(users[name])) for name in operations)
+    return MergedGraph(nodes, outputs)
+
+
+def branched_graph(architecture: Architecture, tap: int) -> MergedGraph:
+    """Return the merged graph of an architecture: the tree.
+
+    The decoder of a task reads the encoder's last layer on the task's path and the layer with index `tap` on it.
+    """
+    return merge({task: _task_expression(architecture, task, tap) for task in architecture.tasks})
+
+
+def _task_expression(architecture: Architecture, task: str, tap: int) -> Expression:
+    stem = architecture.tasks if architecture.shared_stem else (task,)
+    path = [Expression("stem", "+".join(stem))]
+    for layer, grouping in enumerate(architecture.groupings):
+        block = next(block for block in grouping if task in block)
+        path.append(Expression(layer_name(layer), "+".join(block), (path[-1],)))
+    return Expression(head_name(task), task, (path[-1], path[tap + 1]))
+
+
+def layer_name(index: int) -> str:
+    """Return the name of encoder layer `index`, as it stands in tables, graphs and state dicts."""
+    return f"layers.{index:02d}"
+
+
+def head_name(task: str) -> str:
+    """Return the name of a task's head."""
+    return f"heads.{task}"

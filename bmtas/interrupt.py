@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM end a run between two steps, after its checkpoint is written."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from bmtas.errors import BmtasError
+
+
+class Interrupted(BmtasError):
+    """The run was asked to stop and has saved where it stands."""
+
+    exit_code = 130  # what a shell reports for a process that Ctrl-C has ended
+
+    def __init__(self) -> None:
+        super().__init__("stopped; everything up to here is saved, the same command goes on from here")
+
+
+class Stop:
+    """Whether somebody has asked the run to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """Handle a signal: the first asks, the second interrupts at once."""
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextlib.contextmanager
+def stop_between_steps() -> Iterator[Stop]:
+    """Within this block SIGINT and SIGTERM only set `requested`; the loop looks at it after each step."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signal handlers belong to the main thread
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {s: signal.signal(s, stop) for s in signals}
+    try:
+        yield stop
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)

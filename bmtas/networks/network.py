@@ -1,0 +1,92 @@
+"""The network of a merged graph: one executor for whatever a method has derived."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bmtas.architecture import Architecture
+from bmtas.graph import IMAGE, MergedGraph, branched_graph, head_name
+from bmtas.networks.backbone import Backbone, fresh_copy, get_backbone, initialise
+from bmtas.networks.heads import build_head
+from bmtas.networks.weights import Weights
+from bmtas.tasks import Task
+
+
+class GraphNetwork(nn.Module):
+    """Runs a merged graph. Its parameters are named after the graph: `layers.07.semseg+parts.conv.0.0.weight`."""
+
+    def __init__(self, graph: MergedGraph, modules: Mapping[str, nn.Module], dense: Iterable[str]) -> None:
+        """Hold `modules`, one per set of parameters of `graph`; `dense` names the tasks predicted per pixel."""
+        super().__init__()
+        self.graph = graph
+        self.dense = frozenset(dense)
+        for name, module in modules.items():
+            _attach(self, name, module)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Map (N, 3, H, W) to the raw predictions per task: (N, channels, H, W), or (N, channels) if not dense."""
+        values = {IMAGE: image}
+        for node in self.graph.nodes:
+            module = self.get_submodule(node.module)
+            values[node.name] = module(*(values[name] for name in node.inputs))
+        size = image.shape[-2:]
+        return {
+            task: (
+                F.interpolate(values[node], size=size, mode="bilinear", align_corners=False)
+                if task in self.dense
+                else values[node]
+            )
+            for task, node in self.graph.outputs.items()
+        }
+
+    def subset(self, tasks: Iterable[str]) -> GraphNetwork:
+        """Return the smaller network that predicts only `tasks`; it shares the parameters with this one."""
+        graph = self.graph.subset(tasks)
+        return GraphNetwork(graph, {name: self.get_submodule(name) for name in graph.modules()}, self.dense)
+
+
+def _attach(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Register `module` under a dotted name, so that the name is what stands in the state dict."""
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    root.add_module(last, module)
+
+
+def build_network(architecture: Architecture, tasks: Iterable[Task], weights: Weights | None = None) -> GraphNetwork:
+    """Return the network of `architecture`, every encoder node starting from `weights` (None: random).
+
+    Heads, and layers that `weights` lack, are random; seed torch before for a reproducible network.
+    """
+    backbone = get_backbone(architecture.backbone)
+    graph = branched_graph(architecture, backbone.tap)
+    by_name = {task.name: task for task in tasks}
+    return GraphNetwork(
+        graph,
+        build_modules(graph, backbone, by_name, weights),
+        [name for name in architecture.tasks if by_name[name].dense],
+    )
+
+
+def build_modules(
+    graph: MergedGraph, backbone: Backbone, tasks: Mapping[str, Task], weights: Weights | None
+) -> dict[str, nn.Module]:
+    """Return one module per set of parameters of `graph`."""
+    prototypes = backbone.operations()
+    if weights is not None:
+        weights.load_into(prototypes)
+    heads = {head_name(name): task for name, task in tasks.items()}
+    modules = {}
+    for name, operation in graph.modules().items():
+        if operation in heads:
+            modules[name] = build_head(heads[operation], backbone)
+            initialise(modules[name])
+        else:
+            pretrained = weights is not None and weights.covers(operation)
+            modules[name] = fresh_copy(prototypes[operation], pretrained=pretrained)
+    return modules

@@ -1,0 +1,165 @@
+"""The run folder that joins the commands: what is where, which run is the latest. Needs no torch.
+
+runs/003-scenes-9GMAdds/
+    run.json                    the configuration as resolved
+    table.json                  the cost table
+    architecture.json           what the search found, with its cost
+    search/checkpoint.pt        where the search stands; history.jsonl, one line per step
+    networks/found/             one folder per trained network (found, shared, separate):
+        architecture.json, weights.pt, checkpoint.pt, history.jsonl, metrics.json, predictions.png,
+        model.onnx, parity.json
+    bench.json                  latencies of all networks measured together
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bmtas.architecture import Architecture
+from bmtas.config import SCHEMA_VERSION, RunConfig
+from bmtas.errors import EnvironmentProblem, UsageError
+from bmtas.files import read_json, write_json
+from costs.table import CostTable
+
+FOUND, SHARED, SEPARATE = "found", "shared", "separate"
+NETWORKS = (FOUND, SHARED, SEPARATE)
+_NUMBERED = re.compile(r"^(\d+)-")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def config(self) -> RunConfig:
+        """Read the configuration. Raises UsageError if the folder holds none or one of a newer schema."""
+        data = read_json(self.path / "run.json", SCHEMA_VERSION)
+        try:
+            return RunConfig.model_validate(data)
+        except ValidationError as error:
+            raise UsageError(f"{self.path / 'run.json'} is not a run's configuration: {error}") from None
+
+    def table(self) -> CostTable:
+        """Read the cost table."""
+        path = self.path / "table.json"
+        read_json(path, 1)
+        return CostTable.from_json(path.read_text(encoding="utf-8"))
+
+    @property
+    def search_folder(self) -> Path:
+        """Where the search keeps its checkpoint and history."""
+        return self.path / "search"
+
+    @property
+    def architecture_path(self) -> Path:
+        """Where the search writes what it found."""
+        return self.path / "architecture.json"
+
+    def network(self, name: str) -> Path:
+        """Return the folder of the network `name`."""
+        return self.path / "networks" / name
+
+    def architecture(self, name: str) -> Architecture:
+        """Return the architecture of the network `name`: found, shared or separate.
+
+        Raises UsageError naming the command that comes first if the search has not ended.
+        """
+        config = self.config()
+        tasks = [t["name"] for t in config.tasks]
+        layers = len(self.table().layers)
+        if name == SHARED:
+            return Architecture.shared(config.backbone, tasks, layers)
+        if name == SEPARATE:
+            return Architecture.separate(config.backbone, tasks, layers)
+        if not self.architecture_path.exists():
+            raise UsageError(
+                f"{self.path}: the search has not ended, there is no architecture yet; start the same `bmtas search` again, "
+                "it goes on where it stopped"
+            )
+        return Architecture.read(self.architecture_path)
+
+    def trained(self) -> list[str]:
+        """Return the names of the networks that have been trained, found first."""
+        return [name for name in NETWORKS if (self.network(name) / "weights.pt").exists()]
+
+    def exported(self) -> list[str]:
+        """Return the names of the networks that have been exported, found first."""
+        return [name for name in NETWORKS if (self.network(name) / "model.onnx").exists()]
+
+    def require_trained(self, name: str) -> Path:
+        """Return the weights of the network `name`. Raises UsageError naming the command that comes first."""
+        path = self.network(name) / "weights.pt"
+        if not path.exists():
+            self.architecture(name)
+            flag = "" if name == FOUND else f" --network {name}"
+            raise UsageError(f"{self.path}: the network {name!r} is not trained yet; run `bmtas train{flag}` first")
+        return path
+
+    def read_result(self, path: Path) -> dict[str, Any] | None:
+        """Return a JSON result of this run, None if it does not exist. Raises UsageError on a newer schema."""
+        return read_json(path, 1) if path.exists() else None
+
+
+def create_run(root: Path, label: str, config: RunConfig) -> Run:
+    """Create the next numbered run folder under `root` and write its configuration.
+
+    Raises EnvironmentProblem if the disk is full or the folder cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number = max((_number(path) for path in root.iterdir()), default=0) + 1
+        path = root / f"{number:03d}-{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}"
+        path.mkdir()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot create a run folder under {root.resolve()}: {error.strerror or error}; choose another place with "
+            "--runs, or make room and permission there"
+        ) from error
+    run = Run(path)
+    try:
+        write_json(path / "run.json", config.model_dump(mode="json"))
+    except BaseException:
+        path.rmdir()  # an empty folder is no run
+        raise
+    return run
+
+
+def latest_run(root: Path) -> Run | None:
+    """Return the run with the highest number under `root`, or None."""
+    if not root.is_dir():
+        return None
+    runs = [path for path in root.iterdir() if _number(path) and (path / "run.json").exists()]
+    return Run(max(runs, key=_number)) if runs else None
+
+
+def open_run(root: Path, name: str | None) -> Run:
+    """Return the run called `name` (a folder's name under `root`, or a path), or the latest one for None.
+
+    Raises UsageError if there is none; the message names the command that makes one.
+    """
+    if name is None:
+        run = latest_run(root)
+        if run is None:
+            raise UsageError(f"there is no run under {root.resolve()}; `bmtas search` makes one, so run it first")
+        return run
+    for path in (root / name, Path(name)):
+        if (path / "run.json").exists():
+            return Run(path)
+    known = ", ".join(sorted(p.name for p in root.iterdir() if (p / "run.json").exists())) if root.is_dir() else ""
+    raise UsageError(f"no run called {name!r} under {root.resolve()}; there {'is ' + known if known else 'are none'}")
+
+
+def _number(path: Path) -> int:
+    match = _NUMBERED.match(path.name)
+    return int(match.group(1)) if match else 0

@@ -1,0 +1,77 @@
+"""What a run has come to, gathered from its files: costs, metrics, Delta_m, latency. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bmtas.runs import FOUND, SEPARATE, SHARED, Run
+from bmtas.tasks import Task
+
+
+def delta_m(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: tuple[Task, ...]) -> float | None:
+    """Return the mean relative gain over single-task networks, in percent: paper, Eq. 7.
+
+    None if a baseline metric is 0 or a metric is not a number: relative to it nothing can be said.
+    """
+    gains = []
+    for task in tasks:
+        base, value = baseline[task.name], metrics[task.name]
+        if base == 0 or not math.isfinite(base) or not math.isfinite(value):
+            return None
+        sign = 1.0 if task.higher_is_better else -1.0
+        gains.append(sign * (value - base) / base)
+    return 100.0 * sum(gains) / len(gains)
+
+
+def network_costs(run: Run, name: str) -> dict[str, float]:
+    """Return the exact costs of a network of `run`, by resource, in base units."""
+    table = run.table()
+    if name == SEPARATE:
+        return {r.value: table.separate_total(r) for r in table.resources()}
+    if name == SHARED:
+        return {r.value: table.shared_total(r) for r in table.resources()}
+    counts = run.architecture(name).group_counts
+    return {r.value: table.architecture_cost(counts, r) for r in table.resources()}
+
+
+def summarise_run(run: Run) -> dict[str, Any]:
+    """Return costs, metrics, Delta_m and latency of every network of `run` that there is; None where not measured."""
+    tasks = run.config().task_list()
+    names = [n for n in (SHARED, FOUND, SEPARATE) if n != FOUND or run.architecture_path.exists()]
+    baseline = run.read_result(run.network(SEPARATE) / "metrics.json")
+    bench = run.read_result(run.path / "bench.json")
+    networks = {}
+    for name in names:
+        metrics = run.read_result(run.network(name) / "metrics.json")
+        networks[name] = {
+            "costs": network_costs(run, name),
+            "metrics": metrics,
+            "delta_m_percent": _delta_of(metrics, baseline, tasks),
+            "latency": _latency(bench, name),
+        }
+    return {"schema_version": 1, "run": run.name, "budgets": run.config().budgets, "networks": networks}
+
+
+def _delta_of(metrics: dict[str, Any] | None, baseline: dict[str, Any] | None, tasks: tuple[Task, ...]) -> float | None:
+    """Delta_m of two metric files; None unless both were measured on the same images at the same size."""
+    if metrics is None or baseline is None:
+        return None
+    if (metrics["size"], metrics["images"]) != (baseline["size"], baseline["images"]):
+        return None
+    values, base = ({n: _float(e["value"]) for n, e in m["tasks"].items()} for m in (metrics, baseline))
+    return delta_m(values, base, tasks)
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _latency(bench: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    if bench is None:
+        return None
+    for result in bench["results"]:
+        if result["network"] == name and result["runtime"].startswith("onnxruntime"):
+            return {key: result[key] for key in ("runtime", "provider", "samples", "median_ms", "p90_ms", "spread")}
+    return None

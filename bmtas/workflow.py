@@ -1,0 +1,254 @@
+"""What the commands do, step by step: plan a search, search, train, evaluate. The command line only asks and shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmtas.architecture import Architecture
+from bmtas.config import PRESETS, Preset, RunConfig, reduced_size
+from bmtas.data.batches import Loader
+from bmtas.data.protocol import Dataset
+from bmtas.data.source import open_dataset
+from bmtas.errors import BudgetError, BuildError, UsageError
+from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
+from bmtas.files import write_json, write_text
+from bmtas.networks.backbone import get_backbone
+from bmtas.networks.network import build_network
+from bmtas.pictures import prediction_sheet
+from bmtas.profile import build_table, count_network
+from bmtas.progress import Progress
+from bmtas.runs import Run, create_run, latest_run
+from bmtas.search import Search
+from bmtas.tasks import select_tasks
+from bmtas.train import Training, load_network
+from costs.decode import best_architecture, check_budgets
+from costs.errors import BudgetBelowReach
+from costs.table import CostTable
+from costs.units import Budget, Resource, format_quantity, parse_budget
+
+# The tasks of PASCAL-Context, of which the generator has all five; `--tasks` takes any others that it has.
+_DEFAULT_TASKS = {"scenes": ["semseg", "parts", "saliency", "normals", "edge"]}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of a search; None stands for the preset's or the data's own choice. Sizes are (height, width)."""
+
+    data: str = "scenes"
+    tasks: list[str] | None = None
+    backbone: str = "mobilenet_v2"
+    budgets: tuple[str, ...] = ()
+    preset: Preset = Preset.QUICK
+    weights: str | None = None
+    seed: int = 0
+    size: tuple[int, int] | None = None
+    search_size: tuple[int, int] | None = None
+    train_size: tuple[int, int] | None = None
+    search_overrides: dict[str, Any] | None = None
+    train_overrides: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that can start: everything checked, nothing written yet. `notes` say what the user should know."""
+
+    config: RunConfig
+    table: CostTable
+    budgets: tuple[Budget, ...]
+    dataset: Dataset
+    notes: tuple[str, ...]
+
+
+def plan_search(request: Request) -> Plan:
+    """Resolve a request. Raises UsageError where it breaks a rule, BudgetError where no network can be within it."""
+    backbone = get_backbone(request.backbone)
+    asked = [parse_budget(text) for text in request.budgets]
+    dataset = open_dataset(request.data)
+    tasks = select_tasks(dataset.tasks, request.tasks or _DEFAULT_TASKS.get(request.data))
+    preset = PRESETS[request.preset]
+    size = request.size or dataset.size
+    table = build_table(backbone, tasks, size)
+    budgets, notes = _resolve_budgets(asked, table)
+    search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
+    train_size = request.train_size or _smaller(size, preset.train_pixels, 1.0)
+    weights = request.weights or preset.weights
+    if weights == "none":
+        notes.append(
+            "weights: random (--weights none); pretrained ones usually give better networks (--weights imagenet)"
+        )
+    if train_size != size:
+        notes.append(
+            f"training and metrics at {_text(train_size)}, search at {_text(search_size)}; costs, export and latency are those "
+            f"of the deployed size {_text(size)}"
+        )
+    config = RunConfig(
+        data=request.data if request.data == dataset.name else str(Path(request.data).resolve()),
+        data_fingerprint=dataset.fingerprint(),
+        tasks=[task.to_json() for task in tasks],
+        backbone=backbone.name,
+        weights=weights,
+        budgets=[b.text for b in budgets],
+        preset=request.preset,
+        seed=request.seed,
+        deploy_size=size,
+        search_size=search_size,
+        train_size=train_size,
+        search=_overridden(preset.search, request.search_overrides),
+        train=_overridden(preset.train, request.train_overrides),
+    )
+    return Plan(config, table, tuple(budgets), dataset, tuple(notes))
+
+
+def _overridden(settings: Any, overrides: dict[str, Any] | None) -> Any:
+    """Return `settings` with some fields replaced, checked again."""
+    chosen = {k: v for k, v in (overrides or {}).items() if v is not None}
+    return type(settings).model_validate({**settings.model_dump(), **chosen})
+
+
+def _smaller(size: tuple[int, int], pixels: int | None, scale: float) -> tuple[int, int]:
+    return reduced_size(size, pixels if scale == 1.0 else int(size[0] * size[1] * scale * scale))
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Budget], list[str]]:
+    """Check budgets against what the table can reach. Raises BudgetError below it, UsageError for doubled resources."""
+    notes: list[str] = []
+    resources = [b.resource for b in asked]
+    if len(set(resources)) < len(resources):
+        raise UsageError("one budget per resource: " + ", ".join(b.text for b in asked) + " name one twice")
+    if not asked:
+        halfway = (table.shared_total(Resource.MADDS) + table.separate_total(Resource.MADDS)) / 2
+        asked = [parse_budget(f"{halfway / 1e9:.2f}GMAdds")]
+        notes.append(f"no --budget given: {asked[0].text}, halfway between all shared and separate networks")
+    try:
+        check_budgets(table, asked)
+    except BudgetBelowReach as error:
+        raise BudgetError(str(error)) from None
+    for budget in asked:
+        separate = table.separate_total(budget.resource)
+        if budget.value >= separate:
+            notes.append(
+                f"budget {budget.text} is no constraint: separate networks cost {format_quantity(separate, budget.resource)}"
+            )
+    return list(asked), notes
+
+
+def run_search(plan: Plan, root: Path, progress: Progress, *, new: bool = False) -> Run:
+    """Search, decode within the budgets, check the network that would be built, and write it into the run folder.
+
+    The latest run goes on if it is an unfinished search with the same configuration, unless `new`.
+    """
+    run = None if new else _unfinished(root, plan.config)
+    if run is None:
+        label = f"{plan.dataset.name}-{'-'.join(b.text for b in plan.budgets)}"
+        run = create_run(root, label, plan.config)
+        write_text(run.path / "table.json", plan.table.to_json())
+    progress.note(f"run folder: {run.path}")
+    probabilities = Search(plan.config, plan.dataset, plan.table, plan.budgets, run.search_folder).run(progress)
+    _write_found(run, plan, probabilities)
+    return run
+
+
+def _unfinished(root: Path, config: RunConfig) -> Run | None:
+    run = latest_run(root)
+    if run is None or run.architecture_path.exists():
+        return None
+    return run if run.config() == config else None
+
+
+def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
+    """Decode, prove by counting the built network that it is within the budgets, and write `architecture.json`."""
+    decoded = best_architecture(probabilities, plan.table, plan.budgets)
+    tasks = plan.config.task_list()
+    names = [task.name for task in tasks]
+    architecture = Architecture(
+        backbone=plan.config.backbone,
+        tasks=tuple(names),
+        groupings=tuple(tuple(tuple(names[i] for i in b) for b in g) for g in decoded.groupings),
+    )
+    built = count_network(build_network(architecture, tasks), plan.config.deploy_size)
+    counted = {Resource.MADDS: float(built.madds), Resource.PARAMS: float(built.params)}
+    for resource, value in counted.items():
+        predicted = plan.table.architecture_cost(architecture.group_counts, resource)
+        if value != predicted:
+            raise BuildError(
+                f"the built network has {format_quantity(value, resource)}, the table says {format_quantity(predicted, resource)}; "
+                "the cost table does not describe this network"
+            )
+    for budget in plan.budgets:
+        if counted[budget.resource] > budget.value:
+            raise BudgetError(
+                f"the network found has {format_quantity(counted[budget.resource], budget.resource)}, over {budget.text}"
+            )
+    write_json(
+        run.search_folder / "probabilities.json",
+        {
+            "schema_version": 1,
+            "tasks": names,
+            "layers": [layer.name for layer in plan.table.layers],
+            "probabilities": probabilities.tolist(),
+        },
+    )
+    write_json(
+        run.architecture_path,
+        {
+            **architecture.to_json(),
+            "costs": {resource.value: value for resource, value in counted.items()},
+            "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,
+            "exact": decoded.exact,
+        },
+    )
+
+
+def open_run_dataset(run: Run) -> Dataset:
+    """Open the data of a run. Raises UsageError if they are no longer what the run began with."""
+    config = run.config()
+    dataset = open_dataset(config.data)
+    if dataset.fingerprint() != config.data_fingerprint:
+        raise UsageError(
+            f"{config.data} has changed since {run.path} was made, so results would not belong together; begin a new run with "
+            "`bmtas search`, or restore the data"
+        )
+    return dataset
+
+
+def train_network(run: Run, name: str, progress: Progress) -> bool:
+    """Train one network of a run, going on where it stopped; return False if it was trained already."""
+    if (run.network(name) / "weights.pt").exists():
+        return False
+    architecture = run.architecture(name)
+    Training(run.config(), architecture, open_run_dataset(run), run.network(name)).run(progress)
+    return True
+
+
+def evaluate_networks(run: Run, names: Sequence[str], progress: Progress, *, images: int | None = None) -> None:
+    """Measure trained networks on the validation split and write `metrics.json` and `predictions.png` of each.
+
+    `images` bounds how many are used; None takes the run's own choice. Raises UsageError if one is not trained.
+    """
+    config = run.config()
+    tasks = config.task_list()
+    weights = {name: run.require_trained(name) for name in names}
+    loader = Loader(open_run_dataset(run), "val", tasks, config.train_size)
+    limit = images or config.train.evaluate_images
+    batch_size = config.train.batch_size
+    progress.start("evaluate", len(names) + 1)
+    constants = evaluate_constants(loader.in_order(batch_size, limit), tasks)
+    progress.advance()
+    for name in names:
+        network = load_network(config, run.architecture(name), weights[name])
+        values = evaluate_network(network, loader.in_order(batch_size, limit), tasks)
+        content = metrics_json(
+            tasks, values, constants, size=config.train_size, images=min(limit or loader.count, loader.count)
+        )
+        write_json(run.network(name) / "metrics.json", content)
+        prediction_sheet(network, next(loader.in_order(4)), tasks, run.network(name) / "predictions.png")
+        progress.advance()

@@ -1,0 +1,124 @@
+"""What the commands share: messages, progress, JSON output. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from bmtas.errors import UsageError
+from bmtas.files import write_text
+
+_LINE_EVERY_S = 10.0  # in a log, between two lines about the same phase
+
+
+def out() -> Console:
+    """Return the console for results; wide enough for tables where it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def err() -> Console:
+    """Return the console for messages and progress."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def emit_json(data: dict[str, Any], target: str) -> None:
+    """Write `data` as JSON to the file `target`, or to standard output for `-`."""
+    text = json.dumps(data, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(Path(target), text)
+
+
+def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
+    """Read `HEIGHTxWIDTH`. Raises UsageError."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise UsageError(f"{option} {text!r}: expected HEIGHTxWIDTH in pixels, for example 256x384")
+    return int(parts[0]), int(parts[1])
+
+
+class ShownProgress:
+    """A bar on a terminal, plain lines in a log."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = err()
+        self._quiet = quiet
+        self._bar: RichProgress | None = None
+        self._name = ""
+        self._total = self._done = self._done_before = 0
+        self._started = self._last_line = 0.0
+
+    def __enter__(self) -> ShownProgress:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
+        self._stop()
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        """Begin a phase."""
+        self._stop()
+        self._name, self._total, self._done, self._done_before = name, total, done, done
+        self._started = self._last_line = time.monotonic()
+        if self._quiet:
+            return
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[values]}"),
+            )
+            self._bar = RichProgress(*columns, console=self._console)
+            self._bar.start()
+            self._bar.add_task(name, total=total, completed=done, values="")
+        else:
+            self._console.print(f"{name}: {done}/{total}")
+
+    def advance(self, **values: float) -> None:
+        """Finish one step."""
+        self._done += 1
+        shown = "  ".join(f"{_short(key)} {_number(value)}" for key, value in values.items())
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done, values=shown)
+        elif not self._quiet and self._line_is_due():
+            self._last_line = time.monotonic()
+            elapsed = self._last_line - self._started
+            left = elapsed / (self._done - self._done_before) * (self._total - self._done)
+            self._console.print(
+                f"{self._name}: {self._done}/{self._total}  {elapsed:.0f} s, {left:.0f} s left  {shown}"
+            )
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        if not self._quiet:
+            (self._bar.console if self._bar is not None else self._console).print(text, markup=False)
+
+    def _line_is_due(self) -> bool:
+        return self._done == self._total or time.monotonic() - self._last_line >= _LINE_EVERY_S
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("loss.")
+
+
+def _number(value: float) -> str:
+    return f"{value / 1e9:.2f}G" if abs(value) >= 1e8 else f"{value:.3g}"

@@ -1,0 +1,82 @@
+"""The entry point: the commands, and the translation of errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from bmtas.errors import BmtasError, EnvironmentProblem
+from cli.bench import bench_command
+from cli.evaluate import evaluate_command
+from cli.export import export_command
+from cli.profile import profile_command
+from cli.search import search_command
+from cli.show import show_command
+from cli.train import train_command
+
+app = typer.Typer(
+    name="bmtas",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find, train, export and measure multi-task networks under a resource budget.",
+    epilog="A first run needs no data: bmtas search --budget 9GMAdds, then bmtas train, bmtas export, bmtas bench, bmtas show.",
+)
+app.command("profile")(profile_command)
+app.command("search")(search_command)
+app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
+app.command("bench")(bench_command)
+app.command("show")(show_command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(importlib.metadata.version("bmtas"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; expected errors become one message on standard error."""
+    try:
+        app(args=arguments)
+    except SystemExit as exit_request:
+        code = exit_request.code
+        return code if isinstance(code, int) else 1
+    except BmtasError as error:
+        return _report(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _report(f"no space left on the disk: {error}", EnvironmentProblem.exit_code)
+        raise
+    except ValueError as error:
+        if type(error).__module__ != "costs.errors":
+            raise
+        code = 6 if type(error).__name__ == "BudgetBelowReach" else 2
+        return _report(str(error), code)
+    return 0
+
+
+def _report(message: str, code: int) -> int:
+    from cli.console import err
+
+    err().print("[bold red]error:[/] ", end="")
+    err().print(message, markup=False)
+    return code
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run())

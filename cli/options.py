@@ -1,0 +1,20 @@
+"""Options that several commands have, so that they are spelt and explained alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder in which run folders are kept.", envvar="BMTAS_RUNS")]
+RunName = Annotated[Optional[str], typer.Option("--run", help="Name or path of a run; the latest one if left out.")]  # noqa: UP045 -- typer reads it on 3.10
+Json = Annotated[
+    str | None, typer.Option("--json", help="Write the result as JSON to this file, or to standard output for '-'.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Network = Annotated[
+    str, typer.Option("--network", help="found, shared, separate, several of them with commas, or all.")
+]
+
+DEFAULT_RUNS = Path("runs")

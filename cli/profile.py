@@ -1,0 +1,97 @@
+"""`bmtas profile`: what each layer costs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import Json
+
+
+def profile_command(
+    backbone: Annotated[str, typer.Option(help="mobilenet_v2 or resnet50.")] = "mobilenet_v2",
+    tasks: Annotated[
+        str, typer.Option(help="A known task set (pascal-context, nyud-v2), scenes, or a manifest.")
+    ] = "pascal-context",
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH; the data's own size, or 512x512 for a task set.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Count multiply-adds and parameters per layer, and of all-shared and separate networks.
+
+    Example: bmtas profile --backbone resnet50 --tasks pascal-context --size 512x512
+    """
+    from bmtas.networks.backbone import get_backbone
+    from bmtas.profile import build_table
+    from cli.console import emit_json, out, parse_size
+
+    chosen, own_size = _tasks_and_size(tasks)
+    table = build_table(get_backbone(backbone), chosen, parse_size(size, "--size") or own_size)
+    if json is not None:
+        emit_json(_as_json(table), json)
+    if json != "-":
+        out().print(_as_table(table))
+
+
+def _tasks_and_size(spec: str) -> tuple[Any, tuple[int, int]]:
+    from bmtas.data.source import open_dataset
+    from bmtas.errors import UsageError, nearest
+    from bmtas.tasks import TASK_SETS
+
+    if spec in TASK_SETS:
+        return TASK_SETS[spec], (512, 512)
+    if spec == "scenes" or "." in spec or "/" in spec:
+        dataset = open_dataset(spec)
+        return dataset.tasks, dataset.size
+    raise UsageError(
+        f"unknown task set {spec!r}; {nearest(spec, [*TASK_SETS, 'scenes'])}, or the path of a manifest (.yaml)"
+    )
+
+
+def _as_json(table: Any) -> dict[str, Any]:
+    import json
+
+    totals = {
+        name: {resource.value: total(resource) for resource in table.resources()}
+        for name, total in (
+            ("shared", table.shared_total),
+            ("split", table.split_total),
+            ("separate", table.separate_total),
+        )
+    }
+    content: dict[str, Any] = json.loads(table.to_json())
+    return {**content, "totals": totals}
+
+
+def _as_table(table: Any) -> Any:
+    from rich.table import Table
+
+    from costs.units import Resource, format_quantity
+
+    count = len(table.tasks)
+    height, width = table.input_size
+    view = Table(title=f"{table.backbone}, {count} tasks, {height}x{width}")
+    for name in ("layer", "MAdds", "Params", f"all {count} share it: MAdds", "separate: MAdds"):
+        view.add_column(name, justify="left" if name == "layer" else "right")
+
+    def row(name: str, cost: dict[Any, float], copies: int) -> None:
+        madds, params = cost[Resource.MADDS], cost[Resource.PARAMS]
+        texts = [format_quantity(madds, Resource.MADDS), format_quantity(params, Resource.PARAMS)]
+        view.add_row(name, *texts, texts[0], format_quantity(copies * madds, Resource.MADDS))
+
+    for part in table.fixed:
+        if part.shared:
+            row(part.name, part.cost, count)
+    for layer in table.layers:
+        row(layer.name, layer.per_group, count)
+    for part in table.fixed:
+        if not part.shared:
+            row(part.name, part.cost, 1)
+    view.add_section()
+    for name, total in (("all shared", table.shared_total), ("separate networks", table.separate_total)):
+        madds = format_quantity(total(Resource.MADDS), Resource.MADDS)
+        shown = [madds, ""] if name == "all shared" else ["", madds]
+        view.add_row(f"[bold]{name}[/]", "", format_quantity(total(Resource.PARAMS), Resource.PARAMS), *shown)
+    return view

@@ -1,0 +1,115 @@
+"""`bmtas search`: which encoder layers do the tasks share, under a budget?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Optional
+
+import typer
+
+from cli.options import DEFAULT_RUNS, Json, Quiet, Runs
+
+
+def search_command(
+    budget: Annotated[
+        list[str] | None, typer.Option(help="9GMAdds or 4.5MParams; may be given once per resource.")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="scenes (generated, nothing to download) or a manifest (.yaml).")
+    ] = "scenes",
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Tasks of the data, with commas; all if left out (of scenes: the five of PASCAL-Context)."),
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="mobilenet_v2 or resnet50.")] = "mobilenet_v2",
+    preset: Annotated[
+        str, typer.Option(help="quick (minutes on 2 cores), standard (a night on a GPU), paper.")
+    ] = "quick",
+    weights: Annotated[
+        str | None, typer.Option(help="imagenet, none (random), or a file; the preset's choice if left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH at which the network is deployed; the data's own if left out.")
+    ] = None,
+    search_size: Annotated[Optional[str], typer.Option(help="HEIGHTxWIDTH of the images during the search.")] = None,  # noqa: UP045
+    train_size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of the images during training and evaluation.")
+    ] = None,
+    warmup_steps: Annotated[Optional[int], typer.Option(help="Steps of the warm-up, per task.")] = None,  # noqa: UP045
+    search_steps: Annotated[Optional[int], typer.Option(help="Weight steps of the search, per task.")] = None,  # noqa: UP045
+    train_steps: Annotated[Optional[int], typer.Option(help="Steps of `bmtas train` on this run.")] = None,  # noqa: UP045
+    batch_size: Annotated[Optional[int], typer.Option(help="Images per step, in search and training.")] = None,  # noqa: UP045
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Begin a new run even if one like this has not ended.")] = False,
+    runs: Runs = DEFAULT_RUNS,
+    json: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Search for the tree of shared layers under a budget, and start a run folder with it.
+
+    The same command goes on where a search was stopped.
+
+    Example: bmtas search --data examples/ccp.yaml --budget 3GMAdds
+    """
+    from bmtas.config import Preset
+    from bmtas.errors import UsageError, nearest
+    from bmtas.files import read_json
+    from bmtas.workflow import Request, plan_search, run_search
+    from cli.console import ShownProgress, emit_json, out, parse_size
+    from cli.show import render_run
+
+    if preset not in [p.value for p in Preset]:
+        raise UsageError(f"unknown preset {preset!r}; {nearest(preset, [p.value for p in Preset])}")
+    request = Request(
+        data=data,
+        tasks=tasks.split(",") if tasks else None,
+        backbone=backbone,
+        budgets=tuple(budget or ()),
+        preset=Preset(preset),
+        weights=weights,
+        seed=seed,
+        size=parse_size(size, "--size"),
+        search_size=parse_size(search_size, "--search-size"),
+        train_size=parse_size(train_size, "--train-size"),
+        search_overrides={"warmup_steps": warmup_steps, "weight_steps": search_steps, "batch_size": batch_size},
+        train_overrides={"steps": train_steps, "batch_size": batch_size},
+    )
+    with ShownProgress(quiet=quiet) as progress:
+        plan = plan_search(request)
+        for note in plan.notes:
+            progress.note(note)
+        if dry_run:
+            _describe(plan, json)
+            return
+        run = run_search(plan, runs, progress, new=new)
+    if json is not None:
+        emit_json({"run": str(run.path), **read_json(run.architecture_path, 1)}, json)
+    if json != "-":
+        render_run(run, out())
+
+
+def _describe(plan: Any, json: str | None) -> None:
+    from cli.console import emit_json, out
+    from costs.units import format_quantity
+
+    if json is not None:
+        emit_json(plan.config.model_dump(mode="json"), json)
+    if json == "-":
+        return
+    console = out()
+    config, search = plan.config, plan.config.search
+    console.print(
+        f"tasks: {', '.join(t['name'] for t in config.tasks)}; backbone {config.backbone}, weights {config.weights}"
+    )
+    for budget in plan.budgets:
+        reach = [
+            format_quantity(total(budget.resource), budget.resource)
+            for total in (plan.table.shared_total, plan.table.separate_total)
+        ]
+        console.print(f"budget: {budget.text}, between {reach[0]} (all shared) and {reach[1]} (separate networks)")
+    console.print(
+        f"search: {search.warmup_steps} warm-up and {search.weight_steps} weight steps, batch {search.batch_size}, at "
+        f"{config.search_size[0]}x{config.search_size[1]}; then `bmtas train`: {config.train.steps} steps, batch "
+        f"{config.train.batch_size}, at {config.train_size[0]}x{config.train_size[1]}"
+    )
+    console.print("nothing was written (--dry-run)")

@@ -1,0 +1,140 @@
+"""`bmtas show`: the tree, who shares what down to which layer, its cost and its metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli.options import DEFAULT_RUNS, Json, RunName, Runs
+
+
+def show_command(run: RunName = None, runs: Runs = DEFAULT_RUNS, json: Json = None) -> None:
+    """Show what a run has found and measured so far. Needs no PyTorch.
+
+    Example: bmtas show --run 003-scenes-9GMAdds
+    """
+    from bmtas.runs import open_run
+    from cli.console import emit_json, out
+
+    chosen = open_run(runs, run)
+    if json is not None:
+        from bmtas.summary import summarise_run
+
+        emit_json(summarise_run(chosen), json)
+    if json != "-":
+        console = out()
+        render_run(chosen, console)
+        render_results(chosen, console)
+
+
+def render_run(run: Any, console: Any) -> None:
+    """Print the tree of the found architecture and what the tasks share."""
+    from bmtas.summary import network_costs
+    from costs.units import Resource, format_quantity
+
+    config, table = run.config(), run.table()
+    console.print(f"[bold]{run.path}[/]", soft_wrap=True)
+    architecture = run.architecture("found")
+    costs = network_costs(run, "found")
+    console.print(_tree(architecture, table))
+    reach = ", ".join(
+        f"{format_quantity(costs[r.value], r)} (all shared {format_quantity(table.shared_total(r), r)}, separate networks "
+        f"{format_quantity(table.separate_total(r), r)})"
+        for r in (Resource.MADDS, Resource.PARAMS)
+    )
+    console.print(f"budget {', '.join(config.budgets)}; found {reach}")
+    console.print(_sharing(architecture))
+
+
+def _tree(architecture: Any, table: Any) -> Any:
+    from rich.tree import Tree
+
+    from costs.units import Resource, format_quantity
+
+    groupings = architecture.groupings
+
+    def label(first: int, last: int, block: tuple[str, ...]) -> str:
+        cost = sum(layer.per_group[Resource.MADDS] for layer in table.layers[first : last + 1])
+        span = f"layer {first}" if first == last else f"layers {first}-{last}"
+        return f"{span}  [bold]{' + '.join(block)}[/]  {format_quantity(cost, Resource.MADDS)}"
+
+    def grow(parent: Any, layer: int, block: tuple[str, ...]) -> None:
+        last = layer
+        while last + 1 < len(groupings) and block in groupings[last + 1]:
+            last += 1
+        branch = parent.add(label(layer, last, block))
+        if last + 1 == len(groupings):
+            for task in block:
+                branch.add(f"head [bold]{task}[/]")
+            return
+        for child in groupings[last + 1]:
+            if set(child) <= set(block):
+                grow(branch, last + 1, child)
+
+    root = Tree(f"image, stem ({architecture.backbone})")
+    for block in groupings[0]:
+        grow(root, 0, block)
+    return root
+
+
+def _sharing(architecture: Any) -> Any:
+    from rich.table import Table
+
+    view = Table(
+        title=f"layers shared, of {len(architecture.groupings)} (the stem comes before them and is always shared)"
+    )
+    view.add_column("")
+    for task in architecture.tasks:
+        view.add_column(task, justify="right")
+    for a in architecture.tasks:
+        view.add_row(a, *("" if a == b else str(architecture.shared_depth(a, b)) for b in architecture.tasks))
+    return view
+
+
+def render_results(run: Any, console: Any) -> None:
+    """Print shared, found and separate networks side by side, as far as they are measured."""
+    from rich.table import Table
+
+    from bmtas.summary import summarise_run
+    from costs.units import Resource, format_quantity
+
+    summary = summarise_run(run)
+    tasks = run.config().task_list()
+    view = Table(title="networks side by side")
+    for name in ("network", "MAdds", "Params"):
+        view.add_column(name, justify="left" if name == "network" else "right")
+    for task in tasks:
+        view.add_column(f"{task.name}\n{task.metric} {'↑' if task.higher_is_better else '↓'}", justify="right")
+    view.add_column("Delta_m %", justify="right")
+    view.add_column("ONNX ms", justify="right")
+    constants = None
+    for name, entry in summary["networks"].items():
+        metrics = entry["metrics"]
+        cells = ["-"] * len(tasks)
+        if metrics is not None:
+            constants = metrics
+            cells = [_number(metrics["tasks"][t.name]["value"]) for t in tasks]
+        delta, latency = entry["delta_m_percent"], entry["latency"]
+        view.add_row(
+            f"[bold]{name}[/]" if name == "found" else name,
+            *(format_quantity(entry["costs"][r.value], r) for r in (Resource.MADDS, Resource.PARAMS)),
+            *cells,
+            "-" if delta is None else f"{delta:+.2f}",
+            "-" if latency is None else f"{latency['median_ms']:.0f}",
+        )
+    if constants is not None:
+        cells = [_number(constants["tasks"][t.name]["best_constant"]) for t in tasks]
+        view.add_section()
+        view.add_row("best constant", "", "", *cells, "", "")
+        height, width = constants["size"]
+        view.caption = (
+            f"metrics on {constants['images']} validation images at {height}x{width}; '-' is not measured yet"
+        )
+    else:
+        view.caption = "'-' is not measured yet: bmtas train --network all, bmtas export --network all, bmtas bench"
+    console.print(view)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "no label"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

@@ -1,0 +1,33 @@
+"""`bmtas train`: train the network that the search found, and those it is compared with."""
+
+from __future__ import annotations
+
+from cli.options import DEFAULT_RUNS, Network, Quiet, RunName, Runs
+
+
+def train_command(
+    network: Network = "found", run: RunName = None, runs: Runs = DEFAULT_RUNS, quiet: Quiet = False
+) -> None:
+    """Train the tree-shaped network of a run from the backbone's weights, then evaluate it.
+
+    `--network all` also trains the all-shared network and the separate single-task networks in the same way; Delta_m
+    is relative to the separate ones. The same command goes on where training was stopped.
+
+    Example: bmtas train --network all
+    """
+    from bmtas.runs import open_run
+    from bmtas.workflow import evaluate_networks, train_network
+    from cli.console import ShownProgress, out
+    from cli.networks import chosen_networks
+    from cli.show import render_results
+
+    chosen = open_run(runs, run)
+    names = chosen_networks(network)
+    for name in names:
+        chosen.architecture(name)  # says which command comes first, before anything runs
+    with ShownProgress(quiet=quiet) as progress:
+        for name in names:
+            if not train_network(chosen, name, progress):
+                progress.note(f"{name} is trained already, in {chosen.network(name)}")
+        evaluate_networks(chosen, names, progress)
+    render_results(chosen, out())

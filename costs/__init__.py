@@ -1,0 +1,81 @@
+"""Cost tables, exact expected costs, and decoding under a budget.
+
+The public names are loaded from their files on first use, because one of the files imports torch and most
+users of this package must not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from costs.controller import Multiplier
+    from costs.decode import (
+        Decoded,
+        Grouping,
+        architecture_from_draws,
+        argmax_architecture,
+        best_architecture,
+        budget_range,
+        check_budgets,
+    )
+    from costs.errors import BudgetBelowReach, CostError
+    from costs.expected import expected_cost, expected_groups, sharing_probabilities
+    from costs.table import CostTable, FixedCost, LayerCost
+    from costs.units import Budget, Resource, format_quantity, parse_budget
+
+__all__ = [
+    "Resource",
+    "Budget",
+    "parse_budget",
+    "format_quantity",
+    "CostTable",
+    "LayerCost",
+    "FixedCost",
+    "sharing_probabilities",
+    "expected_groups",
+    "expected_cost",
+    "Multiplier",
+    "best_architecture",
+    "Decoded",
+    "Grouping",
+    "argmax_architecture",
+    "architecture_from_draws",
+    "budget_range",
+    "check_budgets",
+    "CostError",
+    "BudgetBelowReach",
+]
+
+_HOMES = {
+    "errors": ("CostError", "BudgetBelowReach"),
+    "units": ("Resource", "Budget", "parse_budget", "format_quantity"),
+    "table": ("CostTable", "LayerCost", "FixedCost"),
+    "expected": ("sharing_probabilities", "expected_groups", "expected_cost"),
+    "decode": (
+        "Decoded",
+        "Grouping",
+        "argmax_architecture",
+        "architecture_from_draws",
+        "best_architecture",
+        "budget_range",
+        "check_budgets",
+    ),
+    "controller": ("Multiplier",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import the file that holds a public name when the name is asked for."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

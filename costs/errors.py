@@ -1,0 +1,11 @@
+"""The errors of this package. What a command line answers with is decided outside: there are no exit codes here."""
+
+from __future__ import annotations
+
+
+class CostError(ValueError):
+    """A quantity, a table, a probability or a budget breaks a rule: the message says found, rule and fix."""
+
+
+class BudgetBelowReach(CostError):
+    """A budget is below the cost of the cheapest architecture, the one in which all tasks share all layers."""

@@ -1,0 +1,137 @@
+"""The exact expected cost of the network that a search would build, differentiable. Imports torch.
+
+Tasks draw their candidates independently; two tasks share layer l if their draws agree in layers 1..l. Sets
+of tasks are bitmasks: index S of a table over subsets stands for the set of those t with bit t set.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+
+import torch
+
+from costs.errors import CostError
+from costs.table import CostTable
+from costs.units import Resource
+
+ROW_TOLERANCE = 1e-5
+"""How far a row may be from the sum 1: float32 softmax of a few hundred candidates stays well within."""
+
+
+def sharing_probabilities(probs: torch.Tensor) -> torch.Tensor:
+    """Return Q, the probability that the tasks of each set share each layer.
+
+    Args:
+        probs: shape (L, T, C); probs[l, t, j] is the probability that task t takes candidate j in layer l.
+
+    Returns:
+        Shape (L, 2^T), float64: Q[l, S] = prod_{i<=l} sum_j prod_{t in S} probs[i, t, j]. Single tasks have
+        exactly 1; so has the empty set, which no formula uses.
+
+    The sets are split into a low and a high half of the tasks, so the sum over j is one matrix product per
+    layer and the memory is that of the result, 2^T numbers a layer, whatever C is. Nothing is divided and no
+    logarithm taken: gradients are finite where probabilities are 0 or 1.
+
+    Raises CostError if `probs` has another shape or a row is not a distribution.
+    """
+    _check(probs)
+    probs = probs.to(torch.float64)
+    layers, tasks, _ = probs.shape
+    half = tasks // 2
+    low, high = _products(probs[:, :half]), _products(probs[:, half:])  # (L, 2^half, C), (L, 2^(T-half), C)
+    together = (high @ low.transpose(1, 2)).reshape(layers, 2**tasks)  # q[l, S]; the low half is the fast index
+    signs = _signs(tasks, probs.device)
+    together = torch.where(_is_small(tasks, probs.device), torch.ones_like(signs), together)
+    # A plain running product: torch.cumprod differentiates through divisions and a slow path where factors
+    # are 0.
+    return torch.stack(list(itertools.accumulate(together.unbind(0), torch.mul)))
+
+
+def expected_groups(probs: torch.Tensor) -> torch.Tensor:
+    """Return the expected number of groups alive in each layer, shape (L,), float64, for `probs` (L, T, C).
+
+    E[groups in layer l] = sum over non-empty S of (-1)^(|S|-1) Q_l(S), with Q of `sharing_probabilities`.
+    Source:
+    design, section 4 (the paper = Bruggemann et al., Automated Search for Resource-Efficient Branched
+    Multi-Task Networks, BMVC 2020, Eq. 5: the expectation to compute). The paper's recursion for it, Eq. 6,
+    over-counts as published: it charges T branches wherever a draw does not refine the grouping before it,
+    which is not the network that is built.
+
+    There are 2^T - 1 terms per layer, 31 for five tasks. T = 20 takes 1,048,576 a layer, 8 MiB; with 18
+    layers and the backward pass about 1 GiB.
+
+    Raises CostError as `sharing_probabilities` does.
+    """
+    sharing = sharing_probabilities(probs)
+    return sharing @ _signs(probs.shape[1], probs.device)
+
+
+def expected_cost(probs: torch.Tensor, table: CostTable, resource: Resource) -> torch.Tensor:
+    """Return the expected cost of the drawn network in the resource's base unit, fixed part included.
+
+    sum_l c_l E[groups in layer l] + fixed, with c_l the table's cost of one group in layer l. A scalar,
+    float64 (computed in float64 also for float32 `probs`, whose gradient is float32 again), differentiable in
+    `probs` (L, T, C). See `expected_groups` for the formula, its source and its size.
+
+    Raises CostError if `probs` does not fit the table or is no distribution, or the table lacks the resource.
+    """
+    if probs.ndim != 3 or probs.shape[:2] != (len(table.layers), len(table.tasks)):
+        raise CostError(
+            f"probabilities of shape {tuple(probs.shape)} for the table of {table.backbone}: expected (layers, tasks, "
+            f"candidates) = ({len(table.layers)}, {len(table.tasks)}, C)"
+        )
+    per_group = torch.as_tensor(table.layer_costs(resource), device=probs.device)
+    return expected_groups(probs) @ per_group + table.fixed_cost(resource)
+
+
+def _products(probs: torch.Tensor) -> torch.Tensor:
+    """Return prod_{t in S} probs[:, t] for all sets S of the t tasks given: (L, t, C) -> (L, 2^t, C)."""
+    products = probs.new_ones(probs.shape[0], 1, probs.shape[2])
+    for t in range(probs.shape[1]):
+        products = torch.cat([products, products * probs[:, t : t + 1]], dim=1)
+    return products
+
+
+@lru_cache(maxsize=32)
+def _sizes(tasks: int) -> torch.Tensor:
+    """Return the number of tasks in each set, shape (2^T,), on the CPU."""
+    # Not an inference tensor even if the first call comes from inference mode: those cannot be saved for a
+    # gradient.
+    with torch.inference_mode(mode=False):
+        sizes = torch.zeros(1, dtype=torch.int8)
+        for _ in range(tasks):
+            sizes = torch.cat([sizes, sizes + 1])
+        return sizes
+
+
+@lru_cache(maxsize=32)
+def _signs(tasks: int, device: torch.device) -> torch.Tensor:
+    """Return (-1)^(|S|-1), and 0 for the empty set, shape (2^T,), float64."""
+    with torch.inference_mode(mode=False):
+        signs = (1.0 - 2.0 * ((_sizes(tasks) + 1) % 2)).to(torch.float64)
+        signs[0] = 0.0
+        return signs.to(device)
+
+
+@lru_cache(maxsize=32)
+def _is_small(tasks: int, device: torch.device) -> torch.Tensor:
+    """Say which sets have at most one task, shape (2^T,)."""
+    with torch.inference_mode(mode=False):
+        return (_sizes(tasks) <= 1).to(device)
+
+
+def _check(probs: torch.Tensor) -> None:
+    if probs.ndim != 3 or 0 in probs.shape or not probs.is_floating_point():
+        raise CostError(
+            f"probabilities of shape {tuple(probs.shape)} and type {probs.dtype}: expected floating point numbers of "
+            "shape (layers, tasks, candidates), none of them 0"
+        )
+    with torch.no_grad():
+        values = probs.detach().to(torch.float64)
+        worst = torch.maximum((values.sum(-1) - 1).abs().max(), -values.min()).item()
+    if not worst <= ROW_TOLERANCE:  # so that NaN is caught too
+        raise CostError(
+            f"probabilities: a row differs from a distribution over candidates by {worst:.3g}, allowed is "
+            f"{ROW_TOLERANCE:g}; pass the softmax of the architecture parameters"
+        )

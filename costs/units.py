@@ -1,0 +1,130 @@
+"""Resources, their units, and quantities written by people: `9GMAdds`, `4.5 MParams`, `12ms`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+from enum import Enum
+from typing import Final
+
+from costs.errors import CostError
+
+
+class Resource(str, Enum):
+    """What a network uses up; the value is the key in JSON, with the base unit in its name."""
+
+    MADDS = "madds"
+    """Multiply-adds: one multiply with its add counts 1."""
+    PARAMS = "params"
+    """Trainable parameters."""
+    LATENCY_MS = "latency_ms"
+    """Milliseconds for one pass."""
+
+    def __str__(self) -> str:
+        """Return the JSON key, so that messages read `madds` and not `Resource.MADDS`."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one resource: `value` in the base unit (multiply-adds, parameters, ms), `text` as it was given."""
+
+    resource: Resource
+    value: float
+    text: str
+
+
+_PREFIX_EXPONENTS: Final = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12}
+_PREFIX_OF: Final = {0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
+_WORD_UNITS: Final = {"madds": Resource.MADDS, "params": Resource.PARAMS}
+_TIME_EXPONENTS: Final = {"us": -3, "µs": -3, "μs": -3, "ms": 0, "s": 3}
+_UNIT_NAMES: Final = {Resource.MADDS: "MAdds", Resource.PARAMS: "Params", Resource.LATENCY_MS: "ms"}
+_EXAMPLE: Final = "write for example 9GMAdds, 4.5MParams or 12ms"
+
+_QUANTITY: Final = re.compile(
+    r"\s*(?P<number>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?(?![a-z])|nan(?![a-z])))?"
+    r"\s*(?P<unit>.*?)\s*",
+    re.DOTALL,
+)
+
+
+def parse_budget(text: str) -> Budget:
+    """Read a budget: a decimal number, an optional SI prefix (k, M, G, T) and a unit (MAdds, Params, ms, us
+    or s).
+
+    Spaces around the unit and the case of the unit's letters do not matter; the case of the prefix does.
+    Raises CostError if the number is missing or not positive and finite, or the unit is missing or unknown.
+    """
+    match = _QUANTITY.fullmatch(text)
+    number, unit = (match["number"], match["unit"]) if match else (None, text)
+    if number is None:
+        raise CostError(f"budget {text!r}: no number found; a budget is a number and a unit, {_EXAMPLE}")
+    if not unit:
+        raise CostError(f"budget {text!r}: no unit found after {number}; {_EXAMPLE}")
+    resource, exponent = _read_unit(unit, text)
+    try:
+        value = float(Decimal(number).scaleb(exponent))  # Decimal, so that 4.1GMAdds is exactly 4100000000
+    except ArithmeticError:  # an exponent beyond all measure
+        value = math.inf
+    if not (math.isfinite(value) and value > 0):
+        raise CostError(f"budget {text!r}: found {number}, but a budget is positive and finite; {_EXAMPLE}")
+    return Budget(resource, value, text.strip())
+
+
+def _read_unit(unit: str, text: str) -> tuple[Resource, int]:
+    """Return the resource and the power of ten to its base unit of `unit` with its prefix."""
+    if unit.lower() in _TIME_EXPONENTS:
+        return Resource.LATENCY_MS, _TIME_EXPONENTS[unit.lower()]
+    for name, resource in _WORD_UNITS.items():
+        if unit.lower().endswith(name):
+            prefix = unit[: -len(name)].strip()
+            if prefix in _PREFIX_EXPONENTS:
+                return resource, _PREFIX_EXPONENTS[prefix]
+            raise CostError(
+                f"budget {text!r}: {prefix!r} before {_UNIT_NAMES[resource]} is not a prefix known here; "
+                f"known: k, M, G, T (case matters, M is a million); {_EXAMPLE}"
+            )
+    raise CostError(f"budget {text!r}: {unit!r} is not a unit known here;{_hint(unit)} {_EXAMPLE}")
+
+
+def _hint(unit: str) -> str:
+    if re.search(r"flops?", unit, re.IGNORECASE):
+        return (
+            " MAdds are meant: one multiply with its add counts 1 (FLOPs count the two apart and are about 2x as "
+            "many, though some papers call MAdds FLOPs: halve the number only if yours counts both);"
+        )
+    if re.search(r"macs?$", unit, re.IGNORECASE):
+        return " MACs are the same as MAdds, the name used here;"
+    return " known: MAdds, Params (with k, M, G or T before them), ms, us, s;"
+
+
+def format_quantity(value: float, resource: Resource, *, digits: int = 3, rounding: str = ROUND_HALF_EVEN) -> str:
+    """Return `value` (base unit) with `digits` significant digits, SI prefix and unit, as in `9.00 GMAdds`.
+
+    `rounding` is one of the constants of `decimal`. Digits before the point are never rounded away: `1234
+    ms`.
+    """
+    unit = _UNIT_NAMES[resource]
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g} {unit}"
+    number = Decimal(value)
+    if abs(number) >= Decimal(10) ** 27:  # beyond what a decimal context of 28 digits rounds
+        return f"{value:.{digits - 1}e} {unit}"
+    largest = 0 if resource is Resource.LATENCY_MS else max(_PREFIX_OF)
+    exponent = min(max(number.adjusted() // 3 * 3, 0), largest)
+    rounded = _round(number.scaleb(-exponent), digits, rounding)
+    if abs(rounded) >= 1000 and exponent < largest:  # 999.9996 million is 1.00 G, not 1000 M
+        exponent += 3
+        rounded = _round(number.scaleb(-exponent), digits, rounding)
+    return f"{rounded:f} {_PREFIX_OF[exponent]}{unit}"
+
+
+def _round(number: Decimal, digits: int, rounding: str) -> Decimal:
+    """Round to `digits` significant digits, but never before the point."""
+    place = min(number.adjusted() - digits + 1, 0)
+    rounded = number.quantize(Decimal(1).scaleb(place), rounding=rounding)
+    if rounded.adjusted() > number.adjusted():  # 9.999 became 10.00: one digit after the point too many
+        rounded = rounded.quantize(Decimal(1).scaleb(min(place + 1, 0)))
+    return rounded

@@ -1,0 +1,172 @@
+"""`bmtas bench`: latency of exported networks in ONNX Runtime, and of PyTorch eager beside them where it is installed.
+
+This process never imports torch: eager runs in a worker of its own, one inference at a time, when it is its turn.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmtas.errors import BuildError, UsageError
+from export.runtime import OnnxSession
+from export.stopwatch import Timed, measure, ratio, summarise
+
+SCHEMA_VERSION = 1
+
+
+class OnnxCandidate:
+    """One ONNX file in ONNX Runtime; the input is the same noise every time."""
+
+    def __init__(self, path: Path, provider: str, threads: int) -> None:
+        """Load the file. Raises what `OnnxSession` raises, UsageError if the input's shape is not static."""
+        self.session = OnnxSession(path, provider, threads)
+        shape = self.session.input_shape
+        if not all(isinstance(n, int) for n in shape):
+            raise UsageError(f"{path}: the input's shape {shape} is not static; bench measures static shapes")
+        self._image = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+    def __call__(self) -> float:
+        """Run once; return ms."""
+        start = time.perf_counter_ns()
+        self.session(self._image)
+        return (time.perf_counter_ns() - start) / 1e6
+
+
+class EagerCandidate:
+    """A trained network of a run in PyTorch eager, in a worker process."""
+
+    def __init__(self, run: Path, network: str, threads: int) -> None:
+        """Start the worker and wait until it has loaded the network. Raises BuildError if it does not come up."""
+        command = [sys.executable, "-m", "export.eager_worker", str(run), network, str(threads)]
+        self._process = subprocess.Popen(  # noqa: S603 -- our own module, arguments passed as a list
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.about = self._read()
+
+    def __call__(self) -> float:
+        """Let the worker run once; return the ms that it measured."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        return float(self._read()["ms"])
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BuildError(f"the PyTorch eager worker ended with code {self._process.wait()}; its message is above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> EagerCandidate:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the worker."""
+        self._process.stdin and self._process.stdin.close()
+        self._process.wait(timeout=10)
+        self._process.stdout and self._process.stdout.close()
+
+
+def eager_available() -> bool:
+    """Whether PyTorch is installed here; found out without importing it."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def bench(
+    files: dict[str, Path],
+    *,
+    eager: dict[str, tuple[Path, str]],
+    provider: str,
+    threads: int,
+    samples: int,
+    warmup: int,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Measure all candidates in turn and return the content of `bench.json`.
+
+    `files` maps a network's name to its ONNX file; `eager` maps the names that PyTorch runs too to (run folder, network).
+    """
+    if samples < 1 or warmup < 0:
+        raise UsageError(f"found {samples} samples and {warmup} warm-up rounds; at least 1 and 0 are needed")
+    with ExitStack() as stack:
+        candidates: dict[str, Timed] = {}
+        about: dict[str, dict[str, Any]] = {}
+        for name, path in files.items():
+            onnx = OnnxCandidate(path, provider, threads)
+            candidates[f"{name}/onnxruntime"] = onnx
+            about[f"{name}/onnxruntime"] = {
+                "network": name,
+                "runtime": f"onnxruntime {_version()}",
+                "provider": onnx.session.provider,
+                "input_shape": list(onnx.session.input_shape),
+                "precision": "fp32",
+            }
+        for name, (run, network) in eager.items():
+            worker = stack.enter_context(EagerCandidate(run, network, threads))
+            candidates[f"{name}/eager"] = worker
+            about[f"{name}/eager"] = {"network": name, "precision": "fp32", **worker.about}
+        latencies = measure(candidates, samples=samples, warmup=warmup, tick=tick)
+    results = [{**about[key], **summarise(values), "latencies_ms": values} for key, values in latencies.items()]
+    ratios = {
+        name: ratio(latencies[f"{name}/eager"], latencies[f"{name}/onnxruntime"]) for name in eager if name in files
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": device(),
+        "threads": threads,
+        "warmup": warmup,
+        "results": results,
+        "eager_over_onnxruntime": ratios,
+    }
+
+
+def device() -> dict[str, Any]:
+    """Return what identifies this machine; what it does not tell is None."""
+    model = None
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+    return {
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": model or platform.processor() or None,
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _version() -> str:
+    """Version of the ONNX Runtime distribution that is installed, whichever variant it is."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    import onnxruntime  # a build of another name, as JetPack has them
+
+    return str(onnxruntime.__version__)
+
+
+def median_of(report: dict[str, Any], network: str, runtime: str = "onnxruntime") -> float | None:
+    """Return the median latency in ms of a network in a bench report, or None if it was not measured."""
+    for result in report["results"]:
+        if result["network"] == network and str(result["runtime"]).startswith(runtime):
+            return float(result["median_ms"])
+    return None
