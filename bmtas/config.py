@@ -35,6 +35,9 @@ class SearchSettings(_Settings):
     optimiser: Optimiser = Optimiser.SGD
     learning_rate: float = Field(gt=0)  # paper: 0.005 with SGD
     arch_learning_rate: float = Field(default=0.01, gt=0)  # paper
+    # Updates of the architecture parameters by the resource term alone, after each architecture step. They need no
+    # images. Paper: none; but its thousands of steps are what lets the term work its way down layer by layer.
+    resource_steps: int = Field(default=0, ge=0)
     temperature_start: float = Field(default=5.0, gt=0)  # paper
     temperature_end: float = Field(default=0.1, gt=0)  # paper
     scales: tuple[float, ...] = (1.0,)
@@ -84,11 +87,12 @@ PRESETS: dict[Preset, PresetSettings] = {
             batch_size=4,
             warmup_steps=24,
             weight_steps=18,
-            weight_steps_per_cycle=1,
-            arch_steps_per_cycle=1,
+            weight_steps_per_cycle=3,
+            arch_steps_per_cycle=3,
             optimiser=Optimiser.ADAMW,
             learning_rate=2e-3,
             arch_learning_rate=0.1,  # 18 updates instead of thousands
+            resource_steps=10,
         ),
         train=TrainSettings(
             batch_size=8,

@@ -13,7 +13,9 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
     approach samples of the categorical distribution softmax(logits). The noise comes from `generator`.
     """
     # Gumbel(0, 1) noise is -log of exponential noise.
-    exponential = torch.empty_like(logits, memory_format=torch.legacy_contiguous_format).exponential_(generator=generator)
+    exponential = torch.empty_like(logits, memory_format=torch.legacy_contiguous_format).exponential_(
+        generator=generator
+    )
     gumbel = -exponential.clamp(min=torch.finfo(logits.dtype).tiny).log()
     return torch.softmax((logits + gumbel) / temperature, dim=-1)
 

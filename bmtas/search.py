@@ -135,7 +135,7 @@ class Search:
         state = SearchState(
             supergraph=supergraph,
             logits=torch.zeros(supergraph.shape, requires_grad=True),  # paper: zeros
-            multiplier=Multiplier(self.budgets, self.table),
+            multiplier=Multiplier(self.table, self.budgets),
         )
         if checkpoint:
             self._restore(state, load_checkpoint(checkpoint))
@@ -250,7 +250,23 @@ class Search:
                 record[f"loss.{task.name}"] = loss.item() / task.loss_weight
         self._resource_term(state, total, record).backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
+        self._resource_steps(state, total, record)
         return record
+
+    def _resource_steps(self, state: SearchState, task_loss_sum: float, record: dict[str, Any]) -> None:
+        """Follow the resource term alone for some steps, until the expected costs are within the budgets.
+
+        Going on below the budget would share what the tasks have not been asked about.
+        """
+        # Each burst has an optimiser of its own: its gradients have nothing to do with those of the tasks.
+        alone = self._optimiser(ARCH, state)
+        for _ in range(self.settings.resource_steps):
+            alone.zero_grad(set_to_none=True)
+            term = self._resource_term(state, task_loss_sum, record)
+            if all(record[f"expected.{b.resource.value}"] <= b.value for b in self.budgets):
+                return
+            term.backward()  # type: ignore[no-untyped-call]
+            alone.step()
 
     def _resource_term(self, state: SearchState, task_loss_sum: float, record: dict[str, Any]) -> Tensor:
         """Return sum over budgets of multiplier * expected cost / budget, in units of the task losses.
