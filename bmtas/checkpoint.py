@@ -47,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 class Rhythm:
     """Says when the next checkpoint is due: so often that little is lost, so seldom that it costs little."""
 
-    def __init__(self, seconds: float = 30.0) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._last = time.monotonic()
 

@@ -100,7 +100,7 @@ PRESETS: dict[Preset, PresetSettings] = {
             optimiser=Optimiser.ADAMW,
             learning_rate=3e-3,
             divide_rate_by_sharing=False,
-            evaluate_images=64,
+            evaluate_images=256,
         ),
         search_pixels=96 * 96,
         train_pixels=128 * 128,

@@ -25,12 +25,13 @@ def evaluate_network(network: nn.Module, batches: Iterable[Batch], tasks: tuple[
     """
     metrics = {task.name: build_metric(task) for task in tasks}
     was_training = network.training
+    device = next(network.parameters()).device
     network.eval()
     with torch.inference_mode():
         for batch in batches:
-            predictions = network(batch.images)
+            predictions = network(batch.images.to(device))
             for name, metric in metrics.items():
-                metric.update(predictions[name], batch.labels[name])
+                metric.update(predictions[name].cpu(), batch.labels[name])
     network.train(was_training)
     return {name: metric.compute() for name, metric in metrics.items()}
 

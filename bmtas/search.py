@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from costs.controller import Multiplier
 from torch import Tensor
 
 from bmtas.checkpoint import Rhythm, load_checkpoint, save_checkpoint
@@ -25,6 +24,7 @@ from bmtas.config import RunConfig, SearchSettings
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batch, Batches, Loader, split_indices
 from bmtas.data.protocol import Dataset
+from bmtas.device import pick_device
 from bmtas.errors import DivergedError, UsageError
 from bmtas.files import append_line, read_lines, write_text
 from bmtas.interrupt import Interrupted, stop_between_steps
@@ -35,6 +35,7 @@ from bmtas.networks.weights import load_weights
 from bmtas.optim import set_poly_rate, weight_optimiser
 from bmtas.progress import Progress
 from bmtas.relaxation import annealed, gumbel_softmax
+from costs.controller import Multiplier
 from costs.expected import expected_cost
 from costs.table import CostTable
 from costs.units import Budget
@@ -81,12 +82,21 @@ class SearchState:
 class Search:
     """One search: builds the supergraph, runs the schedule, survives being stopped, returns the probabilities."""
 
+    checkpoint_every_s = 30.0
+
     def __init__(
-        self, config: RunConfig, dataset: Dataset, table: CostTable, budgets: Sequence[Budget], folder: Path
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        table: CostTable,
+        budgets: Sequence[Budget],
+        folder: Path,
+        device: str,
     ) -> None:
         """Prepare everything that does not change. Raises what loading weights and data raise."""
         self.config, self.table, self.budgets, self.folder = config, table, tuple(budgets), folder
         self.settings = config.search
+        self.device = pick_device(device)
         self.tasks = config.task_list()
         self.steps = schedule(self.settings)
         loader = Loader(dataset, "train", self.tasks, config.search_size)
@@ -104,7 +114,7 @@ class Search:
         is written), DivergedError if a loss is not finite (the last checkpoint stays).
         """
         state = self._begin()
-        rhythm = Rhythm()
+        rhythm = Rhythm(self.checkpoint_every_s)
         progress.start("search", len(self.steps), state.done)
         if state.done:
             progress.note(f"continuing at step {state.done} of {len(self.steps)}")
@@ -131,7 +141,7 @@ class Search:
         # What a checkpoint replaces anyway is not fetched again.
         weights = None if checkpoint else load_weights(self.config.weights, backbone)
         supergraph = Supergraph(backbone, self.tasks, weights)
-        channels_last(supergraph.train())
+        channels_last(supergraph.train().to(self.device))
         state = SearchState(
             supergraph=supergraph,
             logits=torch.zeros(supergraph.shape, requires_grad=True),  # paper: zeros
@@ -214,7 +224,7 @@ class Search:
         """Update the weights for each task in turn (paper: the supergraph is updated sequentially for each task)."""
         assert state.optimiser is not None
         offset = 0 if step.phase == WARMUP else self.settings.warmup_steps
-        batch = self.batches[WEIGHTS][offset + step.index]
+        batch = self.batches[WEIGHTS][offset + step.index].to(self.device)
         set_poly_rate(
             state.optimiser, (offset + step.index) / (self.settings.warmup_steps + self.settings.weight_steps)
         )
@@ -237,7 +247,7 @@ class Search:
     ) -> dict[str, Any]:
         """Update the architecture parameters on all tasks and the resource term together (paper, Eq. 4)."""
         assert state.optimiser is not None
-        batch = self.batches[ARCH][step.index]
+        batch = self.batches[ARCH][step.index].to(self.device)
         state.optimiser.zero_grad(set_to_none=True)
         record: dict[str, Any] = {}
         total = 0.0
@@ -285,7 +295,7 @@ class Search:
 
     def _loss(self, state: SearchState, batch: Batch, t: int, mix: Tensor, step: Step) -> Tensor:
         task = self.tasks[t]
-        loss = task_loss(task, state.supergraph(batch.images, t, mix), batch.labels[task.name])
+        loss = task_loss(task, state.supergraph(batch.images, t, mix.to(self.device)), batch.labels[task.name])
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"search: the loss of {task.name!r} is {loss.item()} at step {state.done} ({step.phase}); the last good checkpoint "

@@ -15,6 +15,7 @@ from bmtas.config import RunConfig
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batch, Batches, Loader
 from bmtas.data.protocol import Dataset
+from bmtas.device import pick_device
 from bmtas.errors import DivergedError, UsageError
 from bmtas.files import append_line, read_lines, write_json, write_text
 from bmtas.interrupt import Interrupted, stop_between_steps
@@ -45,10 +46,15 @@ def parameter_groups(network: GraphNetwork, learning_rate: float, *, divide: boo
 class Training:
     """Trains one network in its folder; survives being stopped."""
 
-    def __init__(self, config: RunConfig, architecture: Architecture, dataset: Dataset, folder: Path) -> None:
+    checkpoint_every_s = 30.0
+
+    def __init__(
+        self, config: RunConfig, architecture: Architecture, dataset: Dataset, folder: Path, device: str
+    ) -> None:
         """Prepare everything that does not change. Raises UsageError if there are fewer images than a batch."""
         self.config, self.architecture, self.folder = config, architecture, folder
         self.settings = config.train
+        self.device = pick_device(device)
         self.tasks = config.task_list()
         loader = Loader(dataset, "train", self.tasks, config.train_size)
         self.batches = Batches(
@@ -70,7 +76,7 @@ class Training:
         progress.start(f"train {self.folder.name}", self.settings.steps, done)
         if done:
             progress.note(f"continuing at step {done} of {self.settings.steps}")
-        rhythm = Rhythm()
+        rhythm = Rhythm(self.checkpoint_every_s)
         history: list[dict[str, Any]] = []
         try:
             with stop_between_steps() as stop:
@@ -93,7 +99,7 @@ class Training:
         saved = load_checkpoint(path) if path.exists() else None
         weights = None if saved else load_weights(self.config.weights, get_backbone(self.config.backbone))
         network = build_network(self.architecture, self.tasks, weights)
-        channels_last(network.train())
+        channels_last(network.train().to(self.device))
         groups = parameter_groups(network, self.settings.learning_rate, divide=self.settings.divide_rate_by_sharing)
         optimiser = weight_optimiser(self.settings.optimiser, groups, self.settings.learning_rate)
         if saved is None:
@@ -122,11 +128,11 @@ class Training:
         save_checkpoint(self.folder / "checkpoint.pt", state)
 
     def _step(self, network: GraphNetwork, optimiser: torch.optim.Optimizer, step: int) -> dict[str, float]:
-        batch = self.batches[step]
+        batch = self.batches[step].to(self.device)
         set_poly_rate(optimiser, step / self.settings.steps)
         optimiser.zero_grad(set_to_none=True)
         predictions = network(batch.images)
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.device)
         losses = {}
         for task in self.tasks:
             loss = self._loss(task, predictions[task.name], batch, step)

@@ -14,6 +14,7 @@ from bmtas.config import PRESETS, Preset, RunConfig, reduced_size
 from bmtas.data.batches import Loader
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import open_dataset
+from bmtas.device import pick_device
 from bmtas.errors import BudgetError, BuildError, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
 from bmtas.files import write_json, write_text
@@ -141,7 +142,7 @@ def _resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bu
     return list(asked), notes
 
 
-def run_search(plan: Plan, root: Path, progress: Progress, *, new: bool = False) -> Run:
+def run_search(plan: Plan, root: Path, progress: Progress, *, device: str = "auto", new: bool = False) -> Run:
     """Search, decode within the budgets, check the network that would be built, and write it into the run folder.
 
     The latest run goes on if it is an unfinished search with the same configuration, unless `new`.
@@ -152,7 +153,9 @@ def run_search(plan: Plan, root: Path, progress: Progress, *, new: bool = False)
         run = create_run(root, label, plan.config)
         write_text(run.path / "table.json", plan.table.to_json())
     progress.note(f"run folder: {run.path}")
-    probabilities = Search(plan.config, plan.dataset, plan.table, plan.budgets, run.search_folder).run(progress)
+    search = Search(plan.config, plan.dataset, plan.table, plan.budgets, run.search_folder, device)
+    progress.note(f"device: {search.device}")
+    probabilities = search.run(progress)
     _write_found(run, plan, probabilities)
     return run
 
@@ -220,16 +223,18 @@ def open_run_dataset(run: Run) -> Dataset:
     return dataset
 
 
-def train_network(run: Run, name: str, progress: Progress) -> bool:
+def train_network(run: Run, name: str, progress: Progress, device: str = "auto") -> bool:
     """Train one network of a run, going on where it stopped; return False if it was trained already."""
     if (run.network(name) / "weights.pt").exists():
         return False
     architecture = run.architecture(name)
-    Training(run.config(), architecture, open_run_dataset(run), run.network(name)).run(progress)
+    Training(run.config(), architecture, open_run_dataset(run), run.network(name), device).run(progress)
     return True
 
 
-def evaluate_networks(run: Run, names: Sequence[str], progress: Progress, *, images: int | None = None) -> None:
+def evaluate_networks(
+    run: Run, names: Sequence[str], progress: Progress, *, images: int | None = None, device: str = "auto"
+) -> None:
     """Measure trained networks on the validation split and write `metrics.json` and `predictions.png` of each.
 
     `images` bounds how many are used; None takes the run's own choice. Raises UsageError if one is not trained.
@@ -244,11 +249,11 @@ def evaluate_networks(run: Run, names: Sequence[str], progress: Progress, *, ima
     constants = evaluate_constants(loader.in_order(batch_size, limit), tasks)
     progress.advance()
     for name in names:
-        network = load_network(config, run.architecture(name), weights[name])
+        network = load_network(config, run.architecture(name), weights[name]).to(pick_device(device))
         values = evaluate_network(network, loader.in_order(batch_size, limit), tasks)
         content = metrics_json(
             tasks, values, constants, size=config.train_size, images=min(limit or loader.count, loader.count)
         )
         write_json(run.network(name) / "metrics.json", content)
-        prediction_sheet(network, next(loader.in_order(4)), tasks, run.network(name) / "predictions.png")
+        prediction_sheet(network.cpu(), next(loader.in_order(4)), tasks, run.network(name) / "predictions.png")
         progress.advance()

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Json, Quiet, RunName, Runs
+from cli.options import DEFAULT_RUNS, Device, Json, Quiet, RunName, Runs
 
 
 def evaluate_command(
@@ -14,6 +14,7 @@ def evaluate_command(
         str | None, typer.Option("--network", help="found, shared, separate, or all; every trained one if left out.")
     ] = None,
     images: Annotated[Optional[int], typer.Option(min=1, help="Use only this many validation images.")] = None,  # noqa: UP045
+    device: Device = "auto",
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,
     json: Json = None,
@@ -37,7 +38,7 @@ def evaluate_command(
         chosen.require_trained(FOUND)
         raise UsageError(f"{chosen.path}: no network is trained yet; run `bmtas train` first")
     with ShownProgress(quiet=quiet) as progress:
-        evaluate_networks(chosen, names, progress, images=images)
+        evaluate_networks(chosen, names, progress, images=images, device=device)
     if json is not None:
         emit_json(summarise_run(chosen), json)
     if json != "-":

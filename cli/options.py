@@ -13,6 +13,7 @@ Json = Annotated[
     str | None, typer.Option("--json", help="Write the result as JSON to this file, or to standard output for '-'.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Device = Annotated[str, typer.Option("--device", help="auto (a GPU if PyTorch sees one), cpu, or cuda.")]
 Network = Annotated[
     str, typer.Option("--network", help="found, shared, separate, several of them with commas, or all.")
 ]

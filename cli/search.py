@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Json, Quiet, Runs
+from cli.options import DEFAULT_RUNS, Device, Json, Quiet, Runs
 
 
 def search_command(
@@ -41,6 +41,7 @@ def search_command(
     batch_size: Annotated[Optional[int], typer.Option(help="Images per step, in search and training.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
     new: Annotated[bool, typer.Option("--new", help="Begin a new run even if one like this has not ended.")] = False,
+    device: Device = "auto",
     runs: Runs = DEFAULT_RUNS,
     json: Json = None,
     quiet: Quiet = False,
@@ -81,7 +82,7 @@ def search_command(
         if dry_run:
             _describe(plan, json)
             return
-        run = run_search(plan, runs, progress, new=new)
+        run = run_search(plan, runs, progress, device=device, new=new)
     if json is not None:
         emit_json({"run": str(run.path), **read_json(run.architecture_path, 1)}, json)
     if json != "-":

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from cli.options import DEFAULT_RUNS, Network, Quiet, RunName, Runs
+from cli.options import DEFAULT_RUNS, Device, Network, Quiet, RunName, Runs
 
 
 def train_command(
-    network: Network = "found", run: RunName = None, runs: Runs = DEFAULT_RUNS, quiet: Quiet = False
+    network: Network = "found",
+    device: Device = "auto",
+    run: RunName = None,
+    runs: Runs = DEFAULT_RUNS,
+    quiet: Quiet = False,
 ) -> None:
     """Train the tree-shaped network of a run from the backbone's weights, then evaluate it.
 
@@ -27,7 +31,7 @@ def train_command(
         chosen.architecture(name)  # says which command comes first, before anything runs
     with ShownProgress(quiet=quiet) as progress:
         for name in names:
-            if not train_network(chosen, name, progress):
+            if not train_network(chosen, name, progress, device):
                 progress.note(f"{name} is trained already, in {chosen.network(name)}")
-        evaluate_networks(chosen, names, progress)
+        evaluate_networks(chosen, names, progress, device=device)
     render_results(chosen, out())

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import repeat
 
 import numpy as np
@@ -44,8 +44,9 @@ class Problem:
     costs: Floats
     limits: Floats
 
+    @cached_property
     def tails(self) -> Floats:
-        """Return what one group costs from each layer on to the end, (L + 1, R)."""
+        """What one group costs from each layer on to the end, (L + 1, R)."""
         return np.concatenate([np.cumsum(self.costs[::-1], axis=0)[::-1], np.zeros((1, self.costs.shape[1]))])
 
 
@@ -248,7 +249,7 @@ class _Room:
     """What the rest of the tree leaves for a block at a layer: in priced score, and in each cost."""
 
     def __init__(self, problem: Problem, relaxed: Relaxed, layer: int, block: int, priced: float) -> None:
-        tails = problem.tails()
+        tails = problem.tails
         self.layer, self.priced, self.prices = layer, priced, relaxed.prices
         self.inside, self.tail = relaxed.inside[layer + 1], tails[layer + 1]
         if block == problem.splits.full:
@@ -261,7 +262,8 @@ class _Room:
         """Say which points (cost (n, R), score (n,)) can be completed while `blocks` are still to be added."""
         priced = score + cost @ self.prices + self.inside[blocks].sum()
         fits: npt.NDArray[np.bool_] = (cost + len(blocks) * self.tail <= self.limits).all(axis=1)
-        return np.logical_and(fits, priced <= self.priced)
+        fits &= priced <= self.priced
+        return fits
 
 
 def _extend(problem: Problem, room: _Room, split: int, fronts: dict[tuple[int, int], Front]) -> Front | None:

@@ -122,7 +122,7 @@ def _complete(tasks: int) -> Splits:
 @lru_cache(maxsize=2)
 def _restricted(tasks: int, chosen: tuple[Partition, ...]) -> Splits:
     blocks = 1
-    while _count(tasks, blocks + 1) <= _MOST_SPLITS:
+    while blocks < tasks and _count(tasks, blocks + 1) <= _MOST_SPLITS:
         blocks += 1
     listed: list[tuple[int, Partition]] = []
     for mask in range(1, 2**tasks):

@@ -196,7 +196,7 @@ class CostTable(_Frozen):
 
     def _require(self, resource: Resource) -> None:
         if resource not in self.layers[0].per_group:
-            remedy = "; measure it with `bmtas profile --latency`" if resource is Resource.LATENCY_MS else ""
+            remedy = "; state the budget in one of those" if resource is Resource.LATENCY_MS else ""
             raise CostError(
                 f"the cost table of {self.backbone} knows {_names(self.resources())}, not {resource}{remedy}"
             )

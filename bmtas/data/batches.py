@@ -30,6 +30,10 @@ class Batch:
     labels: dict[str, Tensor]
     ids: tuple[str, ...]
 
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on `device`."""
+        return Batch(self.images.to(device), {k: v.to(device) for k, v in self.labels.items()}, self.ids)
+
 
 def image_tensor(image: np.ndarray) -> Tensor:
     """Map (H, W, 3) uint8 to (3, H, W) float32 in [-1, 1]; the exported network's metadata states the same rule."""

@@ -1,0 +1,41 @@
+"""Fixtures for all tests: a count cache of their own, and trees to build networks from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bmtas.architecture import Architecture
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_count_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Counts are remembered within one run of the tests, and never read from or left in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BMTAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def random_architecture() -> Callable[[int, str, tuple[str, ...], int], Architecture]:
+    """Return a function (seed, backbone, tasks, layers) that draws a tree in which tasks part here and there."""
+
+    def draw(seed: int, backbone: str, tasks: tuple[str, ...], layers: int) -> Architecture:
+        rng = random.Random(seed)
+        groupings, blocks = [], [list(tasks)]
+        for _ in range(layers):
+            parted = []
+            for block in blocks:
+                if len(block) > 1 and rng.random() < 0.25:
+                    cut = rng.randrange(1, len(block))
+                    rng.shuffle(block)
+                    parted += [block[:cut], block[cut:]]
+                else:
+                    parted.append(block)
+            blocks = parted
+            groupings.append(tuple(tuple(block) for block in blocks))
+        return Architecture(backbone=backbone, tasks=tasks, groupings=tuple(groupings))
+
+    return draw

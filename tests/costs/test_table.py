@@ -1,0 +1,139 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from costs import CostError, CostTable, FixedCost, LayerCost, Resource
+
+MakeTable = Callable[..., CostTable]
+
+
+@pytest.fixture
+def table(make_table: MakeTable) -> CostTable:
+    # 3 tasks; the stem costs 7, the heads 10, 11 and 12, in every resource.
+    return make_table(3, madds=[100, 200], params=[1, 2])
+
+
+def test_totals_by_hand(table: CostTable) -> None:
+    assert table.resources() == (Resource.MADDS, Resource.PARAMS)
+    np.testing.assert_array_equal(table.layer_costs(Resource.MADDS), [100.0, 200.0])
+    assert table.fixed_cost(Resource.MADDS) == 7 + 10 + 11 + 12
+    assert table.shared_total(Resource.MADDS) == 40 + 300
+    assert table.split_total(Resource.MADDS) == 40 + 3 * 300
+    assert table.separate_total(Resource.MADDS) == 33 + 3 * (7 + 300)
+    assert table.architecture_cost([1, 2], Resource.MADDS) == 40 + 100 + 400
+    assert table.architecture_cost([3, 3], Resource.PARAMS) == table.split_total(Resource.PARAMS) == 40 + 9
+
+
+def test_sums_are_rounded_once(make_table: MakeTable) -> None:
+    table = make_table(2, madds=[0.1] * 10)
+    assert table.architecture_cost([1] * 10, Resource.MADDS) == 7 + 10 + 11 + 1.0
+
+
+def test_a_shared_part_of_some_tasks_is_copied_for_those_only() -> None:
+    table = CostTable(
+        backbone="toy",
+        tasks=["a", "b", "c"],
+        input_size=(8, 8),
+        batch=1,
+        layers=[LayerCost(name="l", per_group={Resource.MADDS: 1})],
+        fixed=[
+            FixedCost(name="stem", shared=True, tasks=[], cost={Resource.MADDS: 100}),
+            FixedCost(name="adapter", shared=True, tasks=["a", "b"], cost={Resource.MADDS: 10}),
+        ],
+        provenance={},
+    )
+    assert table.separate_total(Resource.MADDS) == 3 * 1 + 3 * 100 + 2 * 10
+    assert [part.name for part in table.subset(["c"]).fixed] == ["stem"]
+
+
+def test_subset_keeps_the_order_asked_for_and_drops_other_heads(table: CostTable) -> None:
+    part = table.subset(["task2", "task0"])
+    assert part.tasks == ["task2", "task0"]
+    assert part.fixed_cost(Resource.MADDS) == 7 + 10 + 12
+    assert part.separate_total(Resource.MADDS) == 22 + 2 * 307
+    assert CostTable.from_json(part.to_json()) == part
+
+
+@pytest.mark.parametrize("tasks", [[], ["task0", "task0"], ["task0", "depth"]])
+def test_a_subset_of_other_tasks_is_refused(table: CostTable, tasks: list[str]) -> None:
+    with pytest.raises(CostError, match="each once"):
+        table.subset(tasks)
+
+
+def test_wrong_group_counts_are_refused(table: CostTable) -> None:
+    with pytest.raises(CostError, match="3 group counts for a table of 2 layers"):
+        table.architecture_cost([1, 1, 1], Resource.MADDS)
+    with pytest.raises(CostError, match="layer 'layer1': 4 groups, but 3 tasks form 1 to 3"):
+        table.architecture_cost([1, 4], Resource.MADDS)
+
+
+def test_an_unknown_resource_is_refused_with_the_known_ones(table: CostTable) -> None:
+    for ask in (table.layer_costs, table.fixed_cost, table.shared_total, table.split_total, table.separate_total):
+        with pytest.raises(CostError, match="toy knows madds, params, not latency_ms; measure it"):
+            ask(Resource.LATENCY_MS)
+
+
+def test_json_round_trip_with_resources_as_keys(table: CostTable) -> None:
+    text = table.to_json()
+    assert CostTable.from_json(text) == table
+    data = json.loads(text)
+    assert data["schema_version"] == 1
+    assert data["depends_on"] == "groups_proportional"
+    assert data["layers"][0] == {"name": "layer0", "per_group": {"madds": 100.0, "params": 1.0}}
+
+
+def broken(table: CostTable, change: Callable[[Any], object]) -> str:
+    data = json.loads(table.to_json())
+    change(data)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.update(schema_version=2), ["found schema_version 2", "understands 1", "newer", "upgrade"]),
+        (lambda d: d.pop("schema_version"), ["found schema_version None", "understands 1"]),
+        (lambda d: d.update(schema_version=True), ["found schema_version True"]),
+        (lambda d: d["layers"][1]["per_group"].update(madds=-1.0), ["layers.1.per_group.madds", "-1.0", "0"]),
+        (lambda d: d["layers"][1]["per_group"].update(madds=float("nan")), ["layers.1.per_group.madds", "finite"]),
+        (lambda d: d["layers"][1]["per_group"].update(madds="12"), ["layers.1.per_group.madds", "'12'"]),
+        (lambda d: d["layers"][1]["per_group"].update(watts=1.0), ["layers.1.per_group.watts"]),
+        (lambda d: d["layers"][1]["per_group"].pop("params"), ["layer 'layer1' states madds", "same resources"]),
+        (lambda d: d["fixed"][0]["cost"].pop("params"), ["fixed part 'stem' states madds", "same resources"]),
+        (lambda d: [layer.update(per_group={}) for layer in d["layers"]], ["states no cost"]),
+        (lambda d: d["fixed"][1].update(tasks=["depth"]), ["names ['depth'], which are not tasks"]),
+        (lambda d: d["fixed"][1].update(tasks=["task0", "task1"]), ["exactly one task"]),
+        (lambda d: d.update(tasks=["a", "a"]), ["['a'] named more than once"]),
+        (lambda d: d.update(tasks=[]), ["tasks"]),
+        (lambda d: d["layers"][1].update(name="layer0"), ["['layer0'] named more than once"]),
+        (lambda d: d.update(layers=[]), ["layers"]),
+        (lambda d: d.update(colour="red"), ["colour"]),
+        (lambda d: d.update(depends_on="moon"), ["depends_on", "groups_proportional"]),
+        (lambda d: d.update(input_size=[0, 5]), ["input_size.0"]),
+    ],
+)
+def test_a_broken_table_is_refused_with_place_and_rule(
+    table: CostTable, change: Callable[[Any], object], words: list[str]
+) -> None:
+    with pytest.raises(CostError) as caught:
+        CostTable.from_json(broken(table, change), where="nano.json")
+    for word in ["nano.json", *words]:
+        assert word in str(caught.value)
+
+
+def test_what_is_not_json_is_refused() -> None:
+    with pytest.raises(CostError, match=r"nano\.json: not JSON"):
+        CostTable.from_json("{", where="nano.json")
+    with pytest.raises(CostError, match="found list, expected the JSON object"):
+        CostTable.from_json("[]")
+    with pytest.raises(CostError, match="not JSON"):
+        CostTable.from_json(b"\xff\xfe\x00")
+
+
+def test_a_table_cannot_be_changed(table: CostTable) -> None:
+    with pytest.raises(ValidationError):
+        table.backbone = "other"  # type: ignore[misc]
