@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from bmtas.architecture import Architecture
 from bmtas.config import PRESETS, Preset, RunConfig, reduced_size
@@ -108,7 +109,13 @@ def plan_search(request: Request) -> Plan:
 def _overridden(settings: Any, overrides: dict[str, Any] | None) -> Any:
     """Return `settings` with some fields replaced, checked again."""
     chosen = {k: v for k, v in (overrides or {}).items() if v is not None}
-    return type(settings).model_validate({**settings.model_dump(), **chosen})
+    try:
+        return type(settings).model_validate({**settings.model_dump(), **chosen})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))} {e['input']!r}: {e['msg'].lower()}" for e in error.errors()
+        )
+        raise UsageError(f"settings of the run: {problems}") from None
 
 
 def _smaller(size: tuple[int, int], pixels: int | None, scale: float) -> tuple[int, int]:

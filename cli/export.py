@@ -16,7 +16,8 @@ def export_command(
     network: Network = "found",
     images: Annotated[int, typer.Option(min=1, help="Validation images on which the export is proved.")] = 8,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest absolute difference of raw outputs that passes.")
+        float,
+        typer.Option(min=0, help="Largest difference of raw outputs that passes: absolute up to 1, relative above."),
     ] = 1e-4,
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,
@@ -45,7 +46,7 @@ def export_command(
         for name in names:
             report = export_network(chosen, name, dataset, file_format=file_format, images=images, tolerance=tolerance)
             progress.advance()
-            worst = max(entry["max_abs_difference"] for entry in report["tasks"].values())
+            worst = max(entry["max_scaled_difference"] for entry in report["tasks"].values())
             progress.note(
                 f"{chosen.network(name)}: {len(report['tasks'])} tasks equal PyTorch within {worst:.2g} on {report['images']} "
                 f"images (tolerance {report['tolerance']:g})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -22,6 +23,7 @@ from bmtas.tasks import Task
 
 METADATA_VERSION = 1
 INPUT = "image"
+_WRAPPER = "network."
 # What turns camera pixels into the network's input; `bmtas.data.batches.image_tensor` is the same rule.
 PREPROCESSING = {"layout": "NCHW", "colour": "RGB", "range": "0..255", "scale": 1 / 127.5, "offset": -1.0}
 _POSTPROCESSING = {
@@ -71,6 +73,7 @@ def write_onnx(
     outputs = [output.name for output in model.graph.output]
     if outputs != names:
         raise BuildError(f"ONNX export: outputs are {outputs}, expected {names}")
+    _tidy(model)
     metadata = describe(architecture, tasks, size, costs)
     metadata["opset"] = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     for key, value in metadata.items():
@@ -98,6 +101,28 @@ def describe(
         "input": {"name": INPUT, "size": list(size), **PREPROCESSING},
         "costs": costs,
     }
+
+
+def _tidy(model: Any) -> None:
+    """Name nodes after the modules that they come from, and leave out what tells of the exporting machine.
+
+    The exporter keeps stack traces with file paths in every node, and calls its wrapper `network` in every name.
+    """
+    renamed = {i.name: i.name.removeprefix(_WRAPPER) for i in model.graph.initializer}
+    used: dict[str, int] = {}
+    for initializer in model.graph.initializer:
+        initializer.name = renamed[initializer.name]
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        modules = [scope for scope in ast.literal_eval(scopes) if scope.startswith(_WRAPPER)]
+        name = f"{modules[-1].removeprefix(_WRAPPER) if modules else 'network'}/{node.op_type}"
+        used[name] = used.get(name, 0) + 1
+        node.name = name if used[name] == 1 else f"{name}_{used[name]}"
+        del node.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
 
 
 class _Outputs(nn.Module):

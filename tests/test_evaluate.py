@@ -142,7 +142,7 @@ class Norm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(1, affine=False)
+        self.norm = nn.BatchNorm2d(1)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return {"t": self.norm(image[:, :1])}

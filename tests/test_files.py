@@ -71,7 +71,7 @@ def test_a_full_disk_is_explained(tmp_path: Path, error: Exception) -> None:
             temporary.write_text("half", encoding="utf-8")
             raise error
 
-    with pytest.raises(EnvironmentProblem, match="no space left for .*file.txt.*--runs") as caught:
+    with pytest.raises(EnvironmentProblem, match=r"no space left for .*file\.txt.*--runs") as caught:
         write()
     assert caught.value.exit_code == 3
     assert path.read_text(encoding="utf-8") == "old"
