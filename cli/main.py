@@ -35,6 +35,12 @@ app.command("bench")(bench_command)
 app.command("show")(show_command)
 
 
+# What the extra `host` brings. The device role has none of it, and its commands import none of it.
+_HOST_PACKAGES = frozenset(
+    ("fvcore", "onnx", "onnxscript", "PIL", "safetensors", "torch", "torchmetrics", "torchvision", "yaml")
+)
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(importlib.metadata.version("bmtas"))
@@ -57,6 +63,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 1
     except BmtasError as error:
         return _report(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _HOST_PACKAGES:
+            raise
+        return _report(
+            f"this command needs {error.name}, which is not installed here; install it with: pip install 'bmtas[host]'",
+            EnvironmentProblem.exit_code,
+        )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _report(f"no space left on the disk: {error}", EnvironmentProblem.exit_code)
