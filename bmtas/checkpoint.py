@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from bmtas.errors import UsageError
+from bmtas.errors import DivergedError, UsageError
 from bmtas.files import atomic_path
 
 SCHEMA_VERSION = 1
@@ -42,6 +44,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} follows schema {version}, but this version of bmtas knows schemas up to {SCHEMA_VERSION}; upgrade bmtas"
         )
     return state
+
+
+def require_finite(parameters: Mapping[str, Tensor], where: str, path: Path) -> None:
+    """Raise DivergedError if a parameter is not finite: such a state must not replace the last good one in `path`."""
+    for name, value in parameters.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise DivergedError(
+                f"{where}: the weights {name} are no longer finite; the last good checkpoint, if there was one, stands in "
+                f"{path}. A lower learning rate or loss weight usually helps"
+            )
 
 
 class Rhythm:

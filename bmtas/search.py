@@ -10,6 +10,7 @@ The resource term is the exact expected cost; its multiplier follows the gap bet
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmtas.checkpoint import Rhythm, load_checkpoint, save_checkpoint
+from bmtas.checkpoint import Rhythm, load_checkpoint, require_finite, save_checkpoint
 from bmtas.config import RunConfig, SearchSettings
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batch, Batches, Loader, split_indices
@@ -99,6 +100,7 @@ class Search:
         self.device = pick_device(device)
         self.tasks = config.task_list()
         self.steps = schedule(self.settings)
+        self._step_counts = Counter(step.phase for step in self.steps)
         loader = Loader(dataset, "train", self.tasks, config.search_size)
         arch, weights = split_indices(loader.count, self.settings.arch_share, config.seed)
         augmentation = Augmentation(scales=self.settings.scales)
@@ -164,6 +166,7 @@ class Search:
         for record in state.history:
             append_line(self._history_path, record)
         state.history.clear()
+        require_finite(state.supergraph.state_dict(), f"search, step {state.done}", self._checkpoint_path)
         save_checkpoint(
             self._checkpoint_path,
             {
@@ -215,8 +218,7 @@ class Search:
         """Share of the search after the warm-up that is done."""
         if step.phase == WARMUP:
             return 0.0
-        total = sum(s.phase == step.phase for s in self.steps)
-        return step.index / max(total - 1, 1)
+        return step.index / max(self._step_counts[step.phase] - 1, 1)
 
     def _weight_step(
         self, step: Step, state: SearchState, temperature: float, generator: torch.Generator

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bmtas.architecture import Architecture
-from bmtas.checkpoint import Rhythm, load_checkpoint, save_checkpoint
+from bmtas.checkpoint import Rhythm, load_checkpoint, require_finite, save_checkpoint
 from bmtas.config import RunConfig
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batch, Batches, Loader
@@ -119,13 +119,15 @@ class Training:
         for record in history:
             append_line(self.folder / "history.jsonl", record)
         history.clear()
+        path = self.folder / "checkpoint.pt"
+        require_finite(network.state_dict(), f"training {self.folder.name!r}, step {done}", path)
         state = {
             "done": done,
             "architecture": self.architecture.to_json(),
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
         }
-        save_checkpoint(self.folder / "checkpoint.pt", state)
+        save_checkpoint(path, state)
 
     def _step(self, network: GraphNetwork, optimiser: torch.optim.Optimizer, step: int) -> dict[str, float]:
         batch = self.batches[step].to(self.device)
