@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from bmtas.errors import UsageError
 from bmtas.files import read_json
 
@@ -14,6 +16,18 @@ SCHEMA_VERSION = 1
 
 Grouping = tuple[tuple[str, ...], ...]
 """A partition of the tasks at one layer: blocks of task names; the tasks of a block share the layer's computation."""
+
+
+class _Fields(BaseModel):
+    """The form of the JSON; further fields (costs, how it was found) are not the architecture's own."""
+
+    model_config = ConfigDict(strict=True)
+
+    backbone: str
+    tasks: list[str]
+    groupings: list[list[list[str]]]
+    shared_stem: bool
+    method: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +108,20 @@ class Architecture:
     def from_json(cls, data: dict[str, Any], where: str = "architecture") -> Architecture:
         """Inverse of `to_json`. Raises UsageError naming `where` if a field is missing or of another form."""
         try:
-            return cls(
-                backbone=str(data["backbone"]),
-                tasks=tuple(data["tasks"]),
-                groupings=tuple(tuple(tuple(block) for block in grouping) for grouping in data["groupings"]),
-                shared_stem=bool(data["shared_stem"]),
-                method=str(data["method"]),
-            )
-        except (KeyError, TypeError) as error:
+            fields = _Fields.model_validate(data)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(str(part) for part in problem["loc"])
             raise UsageError(
-                f"{where}: not an architecture ({error!r}); expected the JSON that `bmtas search` writes"
+                f"{where}: not an architecture ({place}: {problem['msg']}); expected the JSON that `bmtas search` writes"
             ) from None
+        return cls(
+            backbone=fields.backbone,
+            tasks=tuple(fields.tasks),
+            groupings=tuple(tuple(tuple(block) for block in grouping) for grouping in fields.groupings),
+            shared_stem=fields.shared_stem,
+            method=fields.method,
+        )
 
     @classmethod
     def read(cls, path: Path) -> Architecture:

@@ -38,6 +38,7 @@ class SearchSettings(_Settings):
     # Updates of the architecture parameters by the resource term alone, after each architecture step. They need no
     # images. Paper: none; but its thousands of steps are what lets the term work its way down layer by layer.
     resource_steps: int = Field(default=0, ge=0)
+    resource_learning_rate: float = Field(default=0.01, gt=0)
     temperature_start: float = Field(default=5.0, gt=0)  # paper
     temperature_end: float = Field(default=0.1, gt=0)  # paper
     scales: tuple[float, ...] = (1.0,)
@@ -91,8 +92,9 @@ PRESETS: dict[Preset, PresetSettings] = {
             arch_steps_per_cycle=3,
             optimiser=Optimiser.ADAMW,
             learning_rate=2e-3,
-            arch_learning_rate=0.1,  # 18 updates instead of thousands
+            arch_learning_rate=0.4,  # 18 updates instead of thousands
             resource_steps=10,
+            resource_learning_rate=0.1,
         ),
         train=TrainSettings(
             batch_size=8,

@@ -14,7 +14,7 @@ from bmtas.data.batches import Batch
 from bmtas.metrics import build_metric
 from bmtas.tasks import IGNORE, Task, TaskKind
 
-_NORMALS_KEPT = 200_000  # vectors from which the best constant direction is computed
+_NORMALS_KEPT = 20_000  # vectors from which the best constant direction is computed
 _LOGIT = 20.0  # sigmoid(20) is 1 to 9 digits, above every threshold
 
 
@@ -76,26 +76,46 @@ def _candidates(task: Task, labels: list[Tensor]) -> list[Tensor]:
         return [torch.tensor([_LOGIT]), torch.tensor([-_LOGIT])]
     if task.kind is TaskKind.NORMALS:
         vectors = torch.cat([label.movedim(1, -1)[(label != 0).any(dim=1)] for label in labels])
-        return [_spherical_median(vectors[:: max(1, len(vectors) // _NORMALS_KEPT)].double()).float()]
+        return _central_directions(vectors[:: max(1, len(vectors) // _NORMALS_KEPT)].double())
     finite = torch.cat([label[torch.isfinite(label)] for label in labels])
     return [finite.double().mean().float()[None]]  # the mean minimises the root mean square error
 
 
-def _spherical_median(vectors: Tensor, iterations: int = 50) -> Tensor:
-    """Return the direction with the least mean angle to `vectors` (n, 3), by Weiszfeld's iteration on the sphere."""
+def _central_directions(vectors: Tensor, starts: int = 64, refined: int = 4) -> list[Tensor]:
+    """Return directions among which the one with the least mean angle to `vectors` (n, 3) is.
+
+    The mean angle has several minima where the vectors spread over the sphere, so the descent starts from the best of
+    the mean, the axes and some of the vectors themselves.
+    """
     if not len(vectors):
-        return torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
-    centre = F.normalize(vectors.mean(dim=0), dim=0)
+        return [torch.tensor([0.0, 0.0, -1.0])]
+    axes = torch.cat([torch.eye(3), -torch.eye(3)]).double()
+    mean = F.normalize(vectors.mean(dim=0, keepdim=True), dim=1)
+    candidates = torch.cat([mean, axes, vectors[:: max(1, len(vectors) // starts)][:starts]])
+    angles = torch.stack([_mean_angle(vectors, candidate) for candidate in candidates])
+    best = angles.argsort()[:refined]
+    return [_spherical_median(vectors, candidates[i]).float() for i in best]
+
+
+def _mean_angle(vectors: Tensor, centre: Tensor) -> Tensor:
+    return torch.acos((vectors @ centre).clamp(-1, 1)).mean()
+
+
+def _spherical_median(vectors: Tensor, centre: Tensor, iterations: int = 30) -> Tensor:
+    """Return the direction near `centre` with the least mean angle to `vectors`, by Weiszfeld's iteration on the sphere."""
+    best, best_angle = centre, _mean_angle(vectors, centre)
     for _ in range(iterations):
         cosine = (vectors @ centre).clamp(-1, 1)
         angle = torch.acos(cosine)
-        # Steps along the sphere towards each vector, weighted by 1 / angle: the gradient of the sum of angles.
+        # Unit steps along the sphere towards each vector: their sum is the gradient of the sum of angles.
         tangent = vectors - cosine[:, None] * centre
         direction = tangent / tangent.norm(dim=1, keepdim=True).clamp(min=1e-9)
         weight = 1.0 / angle.clamp(min=1e-3)
-        step = (direction * (weight * angle)[:, None]).sum(dim=0) / weight.sum()
-        centre = F.normalize(centre + step, dim=0)
-    return centre
+        centre = F.normalize(centre + direction.sum(dim=0) / weight.sum(), dim=0)
+        reached = _mean_angle(vectors, centre)
+        if reached < best_angle:
+            best, best_angle = centre, reached
+    return best
 
 
 def metrics_json(

@@ -78,12 +78,14 @@ def read_json(path: Path, schema_version: int) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} is not valid JSON ({error}); it was changed or cut short, restore it or make it anew"
         ) from None
     found = data.get("schema_version") if isinstance(data, dict) else None
-    if not isinstance(found, int):
+    if not isinstance(found, int) or isinstance(found, bool):
         raise UsageError(f"{path} carries no schema_version; it was not written by bmtas")
     if found > schema_version:
         raise UsageError(
@@ -97,14 +99,16 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append one record to a file of JSON lines. Raises EnvironmentProblem if the disk is full."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with path.open("ab+") as file:
+            cut_short = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+            # A line that a kill has cut short must not swallow the next one.
+            file.write((("\n" if cut_short else "") + json.dumps(record) + "\n").encode())
     except OSError as error:
         raise _explained(error, path) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; a last line that was cut short by a kill is left out."""
+    """Read a file of JSON lines; a line that was cut short by a kill is left out."""
     if not path.exists():
         return []
     records = []

@@ -31,7 +31,7 @@ class Expression:
     def module(self) -> str:
         """Name of the parameters: equal for all nodes that share them."""
         # A head belongs to one task and is called heads.semseg, not heads.semseg.semseg.
-        own = self.operation == self.weights or self.operation.endswith("." + self.weights)
+        own = self.operation == head_name(self.weights)
         return self.operation if own else f"{self.operation}.{self.weights}"
 
 
@@ -86,7 +86,7 @@ class MergedGraph:
 
 def merge(expressions: Mapping[str, Expression]) -> MergedGraph:
     """Merge the expressions of all tasks: equal operation with equal weights on equal inputs becomes one node."""
-    names: dict[tuple[str, tuple[str, ...]], str] = {}
+    names: dict[tuple[str, str, tuple[str, ...]], str] = {}
     operations: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     users: dict[str, list[str]] = {}
 
@@ -94,9 +94,9 @@ def merge(expressions: Mapping[str, Expression]) -> MergedGraph:
         if id(expression) in seen:
             return seen[id(expression)]
         inputs = tuple(intern(e, task, seen) for e in expression.inputs) or (IMAGE,)
-        key = (expression.module, inputs)
+        key = (expression.operation, expression.weights, inputs)
         if key not in names:
-            applied = sum(module == expression.module for module, _ in names)
+            applied = sum(module == expression.module for _, module, _ in operations.values())
             name = expression.module if not applied else f"{expression.module}@{applied + 1}"
             names[key] = name
             operations[name] = (expression.operation, expression.module, inputs)

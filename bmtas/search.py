@@ -271,7 +271,7 @@ class Search:
         Going on below the budget would share what the tasks have not been asked about.
         """
         # Each burst has an optimiser of its own: its gradients have nothing to do with those of the tasks.
-        alone = self._optimiser(ARCH, state)
+        alone = torch.optim.Adam([state.logits], lr=self.settings.resource_learning_rate)
         for _ in range(self.settings.resource_steps):
             alone.zero_grad(set_to_none=True)
             term = self._resource_term(state, task_loss_sum, record)

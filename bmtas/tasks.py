@@ -60,6 +60,21 @@ METRICS = {
 }
 
 
+# What PyTorch's modules call their own attributes, which parameters cannot be named after; a test compares.
+RESERVED_NAMES = frozenset(
+    (
+        "image T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double "
+        "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items "
+        "keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop "
+        "register_backward_hook register_buffer register_forward_hook register_forward_pre_hook "
+        "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
+        "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
+        "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty "
+        "train training type update values xpu zero_grad"
+    ).split()
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One task: a name, a kind, the number of classes where the kind has classes, a loss weight.
@@ -81,9 +96,10 @@ class Task:
                 f"task name {self.name!r}: only letters, digits, '-' and '_' are allowed, because the name "
                 "reaches file names, weights and the outputs of the exported network; rename the task"
             )
-        if self.name == "image":
+        if self.name in RESERVED_NAMES or self.name.startswith("_"):
             raise UsageError(
-                "a task cannot be called 'image': that is the name of the network's input; rename the task"
+                f"a task cannot be called {self.name!r}: parts of a network go by that name already (the input is 'image', "
+                f"and PyTorch's modules have methods such as 'type' and 'train'); rename it, for example {self.name.strip('_')}_task"
             )
         if self.has_classes and len(self.classes) < 2:
             raise UsageError(

@@ -17,7 +17,10 @@ def export_command(
     images: Annotated[int, typer.Option(min=1, help="Validation images on which the export is proved.")] = 8,
     tolerance: Annotated[
         float,
-        typer.Option(min=0, help="Largest difference of raw outputs that passes: absolute up to 1, relative above."),
+        typer.Option(
+            min=0,
+            help="Largest difference of raw outputs that passes, relative to a task's largest output (absolute below 1).",
+        ),
     ] = 1e-4,
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from bmtas.architecture import Architecture
+
+# Before torch is imported: small tensors on several threads wait for each other, on a busy machine many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,12 +27,12 @@ def random_architecture() -> Callable[[int, str, tuple[str, ...], int], Architec
     """Return a function (seed, backbone, tasks, layers) that draws a tree in which tasks part here and there."""
 
     def draw(seed: int, backbone: str, tasks: tuple[str, ...], layers: int) -> Architecture:
-        rng = random.Random(seed)
+        rng = random.Random(f"tree {seed}")
         groupings, blocks = [], [list(tasks)]
         for _ in range(layers):
             parted = []
             for block in blocks:
-                if len(block) > 1 and rng.random() < 0.25:
+                if len(block) > 1 and rng.random() < 0.15:
                     cut = rng.randrange(1, len(block))
                     rng.shuffle(block)
                     parted += [block[:cut], block[cut:]]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmtas.architecture import Architecture
+from bmtas.errors import UsageError
 from bmtas.graph import IMAGE, MergedGraph, branched_graph, head_name
 from bmtas.networks.backbone import Backbone, fresh_copy, get_backbone, initialise
 from bmtas.networks.heads import build_head
@@ -61,11 +62,20 @@ def _attach(root: nn.Module, name: str, module: nn.Module) -> None:
 def build_network(architecture: Architecture, tasks: Iterable[Task], weights: Weights | None = None) -> GraphNetwork:
     """Return the network of `architecture`, every encoder node starting from `weights` (None: random).
 
-    Heads, and layers that `weights` lack, are random; seed torch before for a reproducible network.
+    Heads, and layers that `weights` lack, are random; seed torch before for a reproducible network. Raises UsageError if
+    the architecture does not fit its backbone or names a task that is not among `tasks`.
     """
     backbone = get_backbone(architecture.backbone)
+    if len(architecture.groupings) != backbone.layers:
+        raise UsageError(
+            f"architecture: {len(architecture.groupings)} groupings, but {backbone.name} has {backbone.layers} searchable "
+            "layers; one grouping is needed per layer"
+        )
     graph = branched_graph(architecture, backbone.tap)
     by_name = {task.name: task for task in tasks}
+    unknown = sorted(set(architecture.tasks) - set(by_name))
+    if unknown:
+        raise UsageError(f"architecture: tasks {unknown} are not among those given, {sorted(by_name)}")
     return GraphNetwork(
         graph,
         build_modules(graph, backbone, by_name, weights),

@@ -56,7 +56,13 @@ def _fetch_imagenet(backbone: Backbone) -> Mapping[str, Tensor]:
     entry: Any = operator.attrgetter(backbone.weights_name)(import_torchvision().models)
     target = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[1]
     try:
-        return entry.get_state_dict(progress=False, weights_only=True)
+        if target.exists():
+            return _read_file(target)
+        return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except UsageError as error:
+        raise EnvironmentProblem(
+            f"{error}. It is the ImageNet weights' place: delete the file to fetch it again"
+        ) from None
     except (OSError, RuntimeError) as error:  # no network, or a file whose hash is wrong
         raise EnvironmentProblem(
             f"the ImageNet weights of {backbone.name} cannot be fetched ({error}). Either fetch {entry.url} on a "
@@ -75,12 +81,17 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 -- the readers raise whatever the broken bytes lead to
         raise UsageError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {str(error).splitlines()[0]}); expected a state "
+            f"{path} cannot be read as weights ({type(error).__name__}: {_first_line(error)}); expected a state "
             "dict of tensors, saved by torch.save or as .safetensors"
         ) from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    tensors = isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not tensors:
         raise UsageError(f"{path} holds no state dict: expected a mapping of parameter names to tensors")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no further message")
 
 
 def _by_operation(state: Mapping[str, Tensor], backbone: Backbone, origin: str) -> Weights:
