@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,14 +127,3 @@ class Architecture:
     def read(cls, path: Path) -> Architecture:
         """Read an architecture file. Raises UsageError if it is missing, newer than this version, or malformed."""
         return cls.from_json(read_json(path, SCHEMA_VERSION), str(path))
-
-
-def lines_of_tree(groupings: Iterable[Grouping]) -> list[tuple[int, int, Grouping]]:
-    """Return runs (first layer, last layer, grouping) of consecutive layers with the same grouping."""
-    runs: list[tuple[int, int, Grouping]] = []
-    for layer, grouping in enumerate(groupings):
-        if runs and runs[-1][2] == grouping:
-            runs[-1] = (runs[-1][0], layer, grouping)
-        else:
-            runs.append((layer, layer, grouping))
-    return runs

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({type(error).__name__}); it was cut short or changed after it was written. Delete it to "
             "begin this phase anew with the same command"
         ) from None
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink(missing_ok=True)  # a process that was killed while it wrote
     version = state.get("schema_version") if isinstance(state, dict) else None
     if not isinstance(version, int):
         raise UsageError(f"{path} is not a checkpoint of bmtas")
@@ -52,20 +54,17 @@ def require_finite(parameters: Mapping[str, Tensor], where: str, path: Path) -> 
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise DivergedError(
                 f"{where}: the weights {name} are no longer finite; the last good checkpoint, if there was one, stands in "
-                f"{path}. A lower learning rate or loss weight usually helps"
+                f"{path}. Begin a new run with a lower --search-learning-rate or --train-learning-rate"
             )
 
 
-class Rhythm:
-    """Says when the next checkpoint is due: so often that little is lost, so seldom that it costs little."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last = time.monotonic()
-
-    def due(self) -> bool:
-        """Return whether `seconds` have passed since it last said so."""
-        if time.monotonic() - self._last < self._seconds:
-            return False
-        self._last = time.monotonic()
-        return True
+@contextlib.contextmanager
+def belongs(path: Path, what: str) -> Iterator[None]:
+    """Turn what loading a state into the wrong place raises into a UsageError that names the file."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} does not belong to {what} ({type(error).__name__}: {error}); it was changed, or written by another "
+            "version of bmtas. Delete it to begin this phase anew with the same command"
+        ) from None

@@ -108,7 +108,7 @@ PRESETS: dict[Preset, PresetSettings] = {
         train_pixels=128 * 128,
         weights="none",
     ),
-    # A night on one GPU: the paper's loop at an eighth of its length.
+    # For a GPU: the paper's loop at an eighth of its length.
     Preset.STANDARD: PresetSettings(
         search=SearchSettings(
             batch_size=8,
@@ -157,7 +157,7 @@ class RunConfig(_Settings):
     weights: str
     budgets: list[str]
     preset: Preset
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     deploy_size: tuple[int, int]
     search_size: tuple[int, int]
     train_size: tuple[int, int]

@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from bmtas.errors import BmtasError
 from bmtas.extras import require
-from bmtas.files import read_json, write_json
+from bmtas.files import cache_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ class Count:
 
 def count_module(module: nn.Module, inputs: Sequence[Tensor]) -> Count:
     """Count `module` on `inputs` (their values do not matter), from the cache if its content was counted before."""
-    path = _cache_folder() / f"{_content_key(module, inputs)}.json"
+    path = cache_folder() / "counts" / f"{_content_key(module, inputs)}.json"
     remembered = _remembered(path)
     if remembered is not None:
         return remembered
@@ -70,11 +69,6 @@ def _madds(module: nn.Module, inputs: Sequence[Tensor]) -> int:
         analysis.tracer_warnings("none")
         by_operator = analysis.by_operator()
     return int(sum(by_operator[name] for name in _MADDS_OPERATORS))
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("BMTAS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bmtas"
-    return Path(root) / "counts"
 
 
 def _content_key(module: nn.Module, inputs: Sequence[Tensor]) -> str:

@@ -45,12 +45,6 @@ class BudgetError(BmtasError):
     exit_code = 6
 
 
-class MeasurementError(BmtasError):
-    """A measurement did not become stable."""
-
-    exit_code = 7
-
-
 class DivergedError(BmtasError):
     """Training met a loss that is not a finite number; the last good checkpoint is in place."""
 

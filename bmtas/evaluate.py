@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from bmtas.data.batches import Batch
 from bmtas.metrics import build_metric
 from bmtas.tasks import IGNORE, Task, TaskKind
 
-_NORMALS_KEPT = 20_000  # vectors from which the best constant direction is computed
+_NORMALS_PER_BATCH = 1000  # vectors of a batch from which the best constant direction is computed
 _LOGIT = 20.0  # sigmoid(20) is 1 to 9 digits, above every threshold
 
 
@@ -36,23 +36,24 @@ def evaluate_network(network: nn.Module, batches: Iterable[Batch], tasks: tuple[
     return {name: metric.compute() for name, metric in metrics.items()}
 
 
-def evaluate_constants(batches: Iterable[Batch], tasks: tuple[Task, ...]) -> dict[str, float]:
+def evaluate_constants(batches: Callable[[], Iterable[Batch]], tasks: tuple[Task, ...]) -> dict[str, float]:
     """Return each task's metric of the best prediction that is the same for every pixel of every image.
 
-    The constant is fitted to the very labels that it is measured on, so nothing constant can do better.
+    The constant is fitted to the very labels that it is measured on. `batches` is called twice: to fit and to measure.
     """
-    kept = list(batches)
-    return {task.name: _best_constant(task, [b.labels[task.name] for b in kept]) for task in tasks}
-
-
-def _best_constant(task: Task, labels: list[Tensor]) -> float:
-    values = []
-    for constant in _candidates(task, labels):
-        metric = build_metric(task)
-        for label in labels:
-            metric.update(_spread(task, constant, label), label)
-        values.append(metric.compute())
-    return max(values) if task.higher_is_better else min(values)
+    statistics = {task.name: _Statistics(task) for task in tasks}
+    for batch in batches():
+        for name, collected in statistics.items():
+            collected.update(batch.labels[name])
+    candidates = {task.name: statistics[task.name].candidates() for task in tasks}
+    metrics = {task.name: [build_metric(task) for _ in candidates[task.name]] for task in tasks}
+    for batch in batches():
+        for task in tasks:
+            label = batch.labels[task.name]
+            for constant, metric in zip(candidates[task.name], metrics[task.name], strict=True):
+                metric.update(_spread(task, constant, label), label)
+    choose = {task.name: max if task.higher_is_better else min for task in tasks}
+    return {name: choose[name](metric.compute() for metric in metrics[name]) for name in metrics}
 
 
 def _spread(task: Task, constant: Tensor, label: Tensor) -> Tensor:
@@ -63,22 +64,40 @@ def _spread(task: Task, constant: Tensor, label: Tensor) -> Tensor:
     return constant[None, :, None, None].expand(len(label), -1, height, width)
 
 
-def _candidates(task: Task, labels: list[Tensor]) -> list[Tensor]:
-    """Return the constants among which the best one is."""
-    if task.has_classes:
-        ignore = IGNORE if task.kind is TaskKind.SEGMENTATION else -1
-        counts = torch.zeros(task.channels, dtype=torch.long)
-        for label in labels:
-            counts += torch.bincount(label[label != ignore].long(), minlength=task.channels)
-        # One class everywhere: its IoU is its share, all others are 0, so the most frequent class is best.
-        return [F.one_hot(counts.argmax(), task.channels).float()]
-    if task.kind in (TaskKind.BINARY, TaskKind.EDGE):
-        return [torch.tensor([_LOGIT]), torch.tensor([-_LOGIT])]
-    if task.kind is TaskKind.NORMALS:
-        vectors = torch.cat([label.movedim(1, -1)[(label != 0).any(dim=1)] for label in labels])
-        return _central_directions(vectors[:: max(1, len(vectors) // _NORMALS_KEPT)].double())
-    finite = torch.cat([label[torch.isfinite(label)] for label in labels])
-    return [finite.double().mean().float()[None]]  # the mean minimises the root mean square error
+class _Statistics:
+    """What of a task's labels decides the best constant, collected batch by batch."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._counts = torch.zeros(max(task.channels, 1), dtype=torch.long)
+        self._sum = 0.0
+        self._pixels = 0
+        self._vectors: list[Tensor] = []
+
+    def update(self, label: Tensor) -> None:
+        """Take the labels of one batch."""
+        if self._task.has_classes:
+            ignore = IGNORE if self._task.kind is TaskKind.SEGMENTATION else -1
+            self._counts += torch.bincount(label[label != ignore].long(), minlength=self._task.channels)
+        elif self._task.kind is TaskKind.NORMALS:
+            vectors = label.movedim(1, -1)[(label != 0).any(dim=1)]
+            self._vectors.append(vectors[:: max(1, len(vectors) // _NORMALS_PER_BATCH)].double())
+        elif self._task.kind in (TaskKind.DEPTH, TaskKind.REGRESSION):
+            finite = label[torch.isfinite(label)].double()
+            self._sum += float(finite.sum())
+            self._pixels += len(finite)
+
+    def candidates(self) -> list[Tensor]:
+        """Return constants (channels,) among which the best one is."""
+        if self._task.has_classes:
+            # One class everywhere: its IoU is its share, all others are 0, so the most frequent class is best.
+            return [F.one_hot(self._counts.argmax(), self._task.channels).float()]
+        if self._task.kind in (TaskKind.BINARY, TaskKind.EDGE):
+            return [torch.tensor([_LOGIT]), torch.tensor([-_LOGIT])]
+        if self._task.kind is TaskKind.NORMALS:
+            return _central_directions(torch.cat(self._vectors) if self._vectors else torch.zeros(0, 3).double())
+        # The mean minimises the root mean square error.
+        return [torch.tensor([self._sum / max(self._pixels, 1)])]
 
 
 def _central_directions(vectors: Tensor, starts: int = 64, refined: int = 4) -> list[Tensor]:

@@ -7,6 +7,9 @@ from types import ModuleType
 
 from bmtas.errors import EnvironmentProblem
 
+# A device that only measures needs no extra, and the two variants of ONNX Runtime overwrite each other.
+_REMEDIES = {"onnxruntime": "pip install onnxruntime (or onnxruntime-gpu for an NVIDIA GPU; never both)"}
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Return the module called `module` (dotted), which the extra `extra` of bmtas brings.
@@ -16,7 +19,7 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        remedy = _REMEDIES.get(module.split(".")[0], f"pip install 'bmtas[{extra}]', or make setup in a clone")
         raise EnvironmentProblem(
-            f"this needs the module {module!r}, which cannot be imported here ({error}); "
-            f"install it with: pip install 'bmtas[{extra}]'"
+            f"this needs the module {module!r}, which cannot be imported here ({error}); install it with: {remedy}"
         ) from error

@@ -14,6 +14,12 @@ from typing import Any
 from bmtas.errors import EnvironmentProblem, UsageError
 
 
+def cache_folder() -> Path:
+    """Return where results that can always be had again are kept: $BMTAS_CACHE, or bmtas/ in the user's cache folder."""
+    own = os.environ.get("BMTAS_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bmtas"
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only if the block ends well.

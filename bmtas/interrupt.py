@@ -12,30 +12,34 @@ from bmtas.errors import BmtasError
 
 
 class Interrupted(BmtasError):
-    """The run was asked to stop and has saved where it stands."""
+    """The run was asked to stop by signal `number` and has saved where it stands."""
 
-    exit_code = 130  # what a shell reports for a process that Ctrl-C has ended
-
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__("stopped; everything up to here is saved, the same command goes on from here")
+        self.exit_code = 128 + number  # what a shell reports for a process that a signal has ended
 
 
 class Stop:
-    """Whether somebody has asked the run to stop."""
+    """Whether somebody has asked the run to stop, and by which signal."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.signal = 0
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal != 0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: the first asks, the second interrupts at once."""
         if self.requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self.signal = signum
 
 
 @contextlib.contextmanager
 def stop_between_steps() -> Iterator[Stop]:
-    """Within this block SIGINT and SIGTERM only set `requested`; the loop looks at it after each step."""
+    """Within this block SIGINT and SIGTERM only ask; the loop looks at the answer after each step."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signal handlers belong to the main thread

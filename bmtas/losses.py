@@ -8,17 +8,47 @@ prediction, so that a step can always be taken.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bmtas.data.batches import Batch
+from bmtas.errors import DivergedError
 from bmtas.tasks import IGNORE, Task, TaskKind
 
 
 def task_loss(task: Task, prediction: Tensor, label: Tensor) -> Tensor:
     """Return the unweighted loss of `task`, a scalar; `Task.loss_weight` is applied by the caller."""
     return _LOSSES[task.kind](task, prediction, label)
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss is not a finite number."""
+
+    def __init__(self, task: Task, value: float) -> None:
+        super().__init__(f"the loss of {task.name!r} is {value}")
+
+    def explained(self, where: str, checkpoint: Path) -> DivergedError:
+        """Return the error for the user, who needs to know where it happened and what is left."""
+        left = (
+            f"the last good checkpoint stands in {checkpoint}"
+            if checkpoint.exists()
+            else "no checkpoint was written yet"
+        )
+        return DivergedError(
+            f"{where}: {self}; {left}. Begin a new run with a lower --search-learning-rate or --train-learning-rate, or "
+            "with a lower loss_weight of that task in the manifest"
+        )
+
+
+def finite_loss(task: Task, prediction: Tensor, batch: Batch) -> Tensor:
+    """Return `task_loss` on a batch's labels. Raises NotFiniteError."""
+    loss = task_loss(task, prediction, batch.labels[task.name])
+    if not torch.isfinite(loss):
+        raise NotFiniteError(task, loss.item())
+    return loss
 
 
 def _nothing(prediction: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ runs/003-scenes-9GMAdds/
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,13 @@ from pydantic import ValidationError
 
 from bmtas.architecture import Architecture
 from bmtas.config import SCHEMA_VERSION, RunConfig
-from bmtas.errors import EnvironmentProblem, UsageError
-from bmtas.files import read_json, write_json
+from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
+from bmtas.files import read_json, write_json, write_text
 from costs.table import CostTable
+from costs.units import format_quantity, parse_budget
+
+RESULT_SCHEMA = 1
+"""Version of the JSON files of a run other than its configuration."""
 
 FOUND, SHARED, SEPARATE = "found", "shared", "separate"
 NETWORKS = (FOUND, SHARED, SEPARATE)
@@ -53,8 +59,8 @@ class Run:
     def table(self) -> CostTable:
         """Read the cost table."""
         path = self.path / "table.json"
-        read_json(path, 1)
-        return CostTable.from_json(path.read_text(encoding="utf-8"))
+        read_json(path, RESULT_SCHEMA)
+        return CostTable.from_json(path.read_text(encoding="utf-8"), str(path))
 
     @property
     def search_folder(self) -> Path:
@@ -87,7 +93,26 @@ class Run:
                 f"{self.path}: the search has not ended, there is no architecture yet; start the same `bmtas search` again, "
                 "it goes on where it stopped"
             )
-        return Architecture.read(self.architecture_path)
+        return self._checked(Architecture.read(self.architecture_path), config, layers)
+
+    def _checked(self, architecture: Architecture, config: RunConfig, layers: int) -> Architecture:
+        """Return the architecture if it is one of this run and within its budgets. Raises UsageError or BudgetError."""
+        found = (architecture.backbone, list(architecture.tasks), len(architecture.groupings))
+        expected = (config.backbone, [t["name"] for t in config.tasks], layers)
+        if found != expected:
+            raise UsageError(
+                f"{self.architecture_path} is of {found[0]} with tasks {found[1]} and {found[2]} layers, but the run is of "
+                f"{expected[0]} with tasks {expected[1]} and {expected[2]} layers; it was changed after it was written"
+            )
+        table = self.table()
+        for budget in map(parse_budget, config.budgets):
+            cost = table.architecture_cost(architecture.group_counts, budget.resource)
+            if cost > budget.value:
+                raise BudgetError(
+                    f"{self.architecture_path} costs {format_quantity(cost, budget.resource)}, over the run's budget of "
+                    f"{budget.text}; it was changed after it was written"
+                )
+        return architecture
 
     def trained(self) -> list[str]:
         """Return the names of the networks that have been trained, found first."""
@@ -108,39 +133,41 @@ class Run:
 
     def read_result(self, path: Path) -> dict[str, Any] | None:
         """Return a JSON result of this run, None if it does not exist. Raises UsageError on a newer schema."""
-        return read_json(path, 1) if path.exists() else None
+        return read_json(path, RESULT_SCHEMA) if path.exists() else None
 
 
-def create_run(root: Path, label: str, config: RunConfig) -> Run:
-    """Create the next numbered run folder under `root` and write its configuration.
+def create_run(root: Path, label: str, config: RunConfig, table: CostTable) -> Run:
+    """Create the next numbered run folder under `root` with its configuration and cost table, whole or not at all.
 
     Raises EnvironmentProblem if the disk is full or the folder cannot be made.
     """
+    building: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=root, prefix=".new-"))
+        building.chmod(0o755)  # mkdtemp makes folders private; a run is as readable as any other folder
+        write_text(building / "table.json", table.to_json())
+        write_json(building / "run.json", config.model_dump(mode="json"))
         number = max((_number(path) for path in root.iterdir()), default=0) + 1
         path = root / f"{number:03d}-{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}"
-        path.mkdir()
+        building.rename(path)
     except OSError as error:
         raise EnvironmentProblem(
             f"cannot create a run folder under {root.resolve()}: {error.strerror or error}; choose another place with "
             "--runs, or make room and permission there"
         ) from error
-    run = Run(path)
-    try:
-        write_json(path / "run.json", config.model_dump(mode="json"))
-    except BaseException:
-        path.rmdir()  # an empty folder is no run
-        raise
-    return run
+    finally:
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
+    return Run(path)
 
 
-def latest_run(root: Path) -> Run | None:
-    """Return the run with the highest number under `root`, or None."""
+def all_runs(root: Path) -> list[Run]:
+    """Return the runs under `root`, the newest first."""
     if not root.is_dir():
-        return None
+        return []
     runs = [path for path in root.iterdir() if _number(path) and (path / "run.json").exists()]
-    return Run(max(runs, key=_number)) if runs else None
+    return [Run(path) for path in sorted(runs, key=_number, reverse=True)]
 
 
 def open_run(root: Path, name: str | None) -> Run:
@@ -148,15 +175,15 @@ def open_run(root: Path, name: str | None) -> Run:
 
     Raises UsageError if there is none; the message names the command that makes one.
     """
+    runs = all_runs(root)
     if name is None:
-        run = latest_run(root)
-        if run is None:
+        if not runs:
             raise UsageError(f"there is no run under {root.resolve()}; `bmtas search` makes one, so run it first")
-        return run
+        return runs[0]
     for path in (root / name, Path(name)):
         if (path / "run.json").exists():
             return Run(path)
-    known = ", ".join(sorted(p.name for p in root.iterdir() if (p / "run.json").exists())) if root.is_dir() else ""
+    known = ", ".join(run.name for run in reversed(runs))
     raise UsageError(f"no run called {name!r} under {root.resolve()}; there {'is ' + known if known else 'are none'}")
 
 

@@ -9,10 +9,9 @@ The resource term is the exact expected cost; its multiplier follows the gap bet
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmtas.checkpoint import Rhythm, load_checkpoint, require_finite, save_checkpoint
+from bmtas.checkpoint import belongs, load_checkpoint, require_finite, save_checkpoint
 from bmtas.config import RunConfig, SearchSettings
 from bmtas.data.augment import Augmentation
-from bmtas.data.batches import Batch, Batches, Loader, split_indices
+from bmtas.data.batches import Batches, Loader, split_indices
 from bmtas.data.protocol import Dataset
 from bmtas.device import pick_device
-from bmtas.errors import DivergedError, UsageError
-from bmtas.files import append_line, read_lines, write_text
-from bmtas.interrupt import Interrupted, stop_between_steps
-from bmtas.losses import task_loss
+from bmtas.losses import NotFiniteError, finite_loss
 from bmtas.networks.backbone import channels_last, get_backbone
 from bmtas.networks.supergraph import Supergraph, own_candidates
-from bmtas.networks.weights import load_weights
+from bmtas.networks.weights import Weights
 from bmtas.optim import set_poly_rate, weight_optimiser
 from bmtas.progress import Progress
 from bmtas.relaxation import annealed, gumbel_softmax
+from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps
 from costs.controller import Multiplier
 from costs.expected import expected_cost
 from costs.table import CostTable
-from costs.units import Budget
+from costs.units import Budget, Resource
 
 WARMUP, ARCH, WEIGHTS = "warm-up", "architecture", "weights"
 _ARCH_WEIGHT_DECAY = 5e-5  # paper, appendix A
@@ -77,27 +74,32 @@ class SearchState:
     multiplier: Multiplier
     optimiser: torch.optim.Optimizer | None = None  # of the phase under way
     done: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """Return tensors and plain values from which the search can go on."""
+        assert self.optimiser is not None
+        return {
+            "done": self.done,
+            "supergraph": self.supergraph.state_dict(),
+            "logits": self.logits.detach(),
+            "multiplier": self.multiplier.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
 
 
 class Search:
     """One search: builds the supergraph, runs the schedule, survives being stopped, returns the probabilities."""
 
-    checkpoint_every_s = 30.0
+    checkpoint_every_s = CHECKPOINT_EVERY_S
 
     def __init__(
-        self,
-        config: RunConfig,
-        dataset: Dataset,
-        table: CostTable,
-        budgets: Sequence[Budget],
-        folder: Path,
-        device: str,
+        self, config: RunConfig, dataset: Dataset, table: CostTable, budgets: Sequence[Budget], device: str
     ) -> None:
-        """Prepare everything that does not change. Raises what loading weights and data raise."""
-        self.config, self.table, self.budgets, self.folder = config, table, tuple(budgets), folder
+        """Prepare everything that does not change. Raises what device and data raise."""
+        self.config, self.table, self.budgets = config, table, tuple(budgets)
         self.settings = config.search
         self.device = pick_device(device)
+        self.backbone = get_backbone(config.backbone)
         self.tasks = config.task_list()
         self.steps = schedule(self.settings)
         self._step_counts = Counter(step.phase for step in self.steps)
@@ -109,87 +111,68 @@ class Search:
             WEIGHTS: Batches(loader, weights, self.settings.batch_size, config.seed + 2, augmentation),
         }
 
-    def run(self, progress: Progress) -> np.ndarray:
+    def run(self, folder: Path, weights: Weights | None, progress: Progress) -> np.ndarray:
         """Search to the end and return the probabilities (L, T, C), float64.
 
-        Continues from the checkpoint in the folder if there is one. Raises Interrupted after a signal (the checkpoint
-        is written), DivergedError if a loss is not finite (the last checkpoint stays).
+        Starts the candidates from `weights` (None: random), or continues from the checkpoint in `folder` if there is one.
+        Raises Interrupted after a signal (the checkpoint is written), DivergedError if a loss is not finite (the last
+        checkpoint stays).
         """
-        state = self._begin()
-        rhythm = Rhythm(self.checkpoint_every_s)
-        progress.start("search", len(self.steps), state.done)
-        if state.done:
-            progress.note(f"continuing at step {state.done} of {len(self.steps)}")
+        checkpoint = folder / "checkpoint.pt"
+        history = History(folder / "history.jsonl")
+        state = self._begin(weights)
+        if checkpoint.exists():
+            self._restore(state, checkpoint)
+            history.cut(state.done)
+
+        def take(step: int) -> dict[str, float]:
+            record = self._take(self.steps[step], state, checkpoint)
+            state.done = step + 1
+            history.add(record)
+            return {k: v for k, v in record.items() if isinstance(v, float)}
+
+        def save(done: int) -> None:
+            require_finite(state.supergraph.state_dict(), f"search, step {done}", checkpoint)
+            history.write()
+            save_checkpoint(checkpoint, state.to_checkpoint())
+
         try:
-            with stop_between_steps() as stop:
-                for step in self.steps[state.done :]:
-                    record = self._take(step, state)
-                    state.done += 1
-                    state.history.append(record)
-                    if rhythm.due() or stop.requested or state.done == len(self.steps):
-                        self._save(state)
-                    if stop.requested and state.done < len(self.steps):
-                        raise Interrupted
-                    progress.advance(**{k: v for k, v in record.items() if isinstance(v, float)})
+            run_steps(
+                "search",
+                total=len(self.steps),
+                done=state.done,
+                take=take,
+                save=save,
+                finish=lambda: None,
+                progress=progress,
+                checkpoint_every_s=self.checkpoint_every_s,
+            )
         finally:
             for batches in self.batches.values():
                 batches.close()
         return torch.softmax(state.logits.detach().double(), dim=-1).numpy()
 
-    def _begin(self) -> SearchState:
+    def _begin(self, weights: Weights | None) -> SearchState:
         torch.manual_seed(self.config.seed)
-        backbone = get_backbone(self.config.backbone)
-        checkpoint = self._checkpoint_path if self._checkpoint_path.exists() else None
-        # What a checkpoint replaces anyway is not fetched again.
-        weights = None if checkpoint else load_weights(self.config.weights, backbone)
-        supergraph = Supergraph(backbone, self.tasks, weights)
+        supergraph = Supergraph(self.backbone, self.tasks, weights)
         channels_last(supergraph.train().to(self.device))
-        state = SearchState(
+        return SearchState(
             supergraph=supergraph,
             logits=torch.zeros(supergraph.shape, requires_grad=True),  # paper: zeros
             multiplier=Multiplier(self.table, self.budgets),
         )
-        if checkpoint:
-            self._restore(state, load_checkpoint(checkpoint))
-        return state
 
-    @property
-    def _checkpoint_path(self) -> Path:
-        return self.folder / "checkpoint.pt"
-
-    @property
-    def _history_path(self) -> Path:
-        return self.folder / "history.jsonl"
-
-    def _save(self, state: SearchState) -> None:
-        # Before the checkpoint: lines that a kill leaves behind it are dropped when the run goes on.
-        for record in state.history:
-            append_line(self._history_path, record)
-        state.history.clear()
-        require_finite(state.supergraph.state_dict(), f"search, step {state.done}", self._checkpoint_path)
-        save_checkpoint(
-            self._checkpoint_path,
-            {
-                "done": state.done,
-                "supergraph": state.supergraph.state_dict(),
-                "logits": state.logits.detach(),
-                "multiplier": state.multiplier.state_dict(),
-                "optimiser": state.optimiser.state_dict() if state.optimiser else None,
-            },
-        )
-
-    def _restore(self, state: SearchState, saved: dict[str, Any]) -> None:
-        state.done = saved["done"]
-        if not 0 <= state.done <= len(self.steps):
-            raise UsageError(f"{self._checkpoint_path} is at step {state.done} of a search of {len(self.steps)} steps")
-        state.supergraph.load_state_dict(saved["supergraph"])
-        state.logits = saved["logits"].requires_grad_()
-        state.multiplier.load_state_dict(saved["multiplier"])
-        if saved["optimiser"] is not None:
+    def _restore(self, state: SearchState, path: Path) -> None:
+        saved = load_checkpoint(path)
+        with belongs(path, "this search"):
+            state.done = saved["done"]
+            if not 0 < state.done <= len(self.steps):
+                raise ValueError(f"it is at step {state.done} of a search of {len(self.steps)} steps")
+            state.supergraph.load_state_dict(saved["supergraph"])
+            state.logits = saved["logits"].requires_grad_()
+            state.multiplier.load_state_dict(saved["multiplier"])
             state.optimiser = self._optimiser(self.steps[state.done - 1].phase, state)
             state.optimiser.load_state_dict(saved["optimiser"])
-        kept = [r for r in read_lines(self._history_path) if r["step"] < state.done]
-        write_text(self._history_path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def _optimiser(self, phase: str, state: SearchState) -> torch.optim.Optimizer:
         if phase == ARCH:
@@ -197,7 +180,7 @@ class Search:
             return torch.optim.Adam([state.logits], lr=rate, weight_decay=_ARCH_WEIGHT_DECAY)
         return weight_optimiser(self.settings.optimiser, state.supergraph.parameters(), self.settings.learning_rate)
 
-    def _take(self, step: Step, state: SearchState) -> dict[str, Any]:
+    def _take(self, step: Step, state: SearchState, checkpoint: Path) -> dict[str, Any]:
         if step.first:
             # Paper: the optimiser's momentum is reset after every change to the architecture, and so are the
             # normalisations' statistics before weights are trained again.
@@ -205,13 +188,16 @@ class Search:
             if step.phase == WEIGHTS:
                 state.supergraph.reset_statistics()
         # Noise depends on the seed and the step alone, so that a resumed search draws what it would have drawn.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + state.done)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + state.done)  # below 2^63
         temperature = annealed(self.settings.temperature_start, self.settings.temperature_end, self._progress(step))
         record: dict[str, Any] = {"step": state.done, "phase": step.phase}
-        if step.phase == ARCH:
-            record |= {"temperature": temperature, **self._arch_step(step, state, temperature, generator)}
-        else:
-            record |= self._weight_step(step, state, temperature, generator)
+        try:
+            if step.phase == ARCH:
+                record |= {"temperature": temperature, **self._arch_step(step, state, temperature, generator)}
+            else:
+                record |= self._weight_step(step, state, temperature, generator)
+        except NotFiniteError as error:
+            raise error.explained(f"search, step {state.done} ({step.phase})", checkpoint) from None
         return record
 
     def _progress(self, step: Step) -> float:
@@ -237,7 +223,7 @@ class Search:
                 mix = own_candidates(layers, candidates, t)
             else:
                 mix = gumbel_softmax(state.logits.detach()[:, t], temperature, generator)
-            loss = self._loss(state, batch, t, mix, step)
+            loss = finite_loss(task, state.supergraph(batch.images, t, mix.to(self.device)), batch)
             state.optimiser.zero_grad(set_to_none=True)
             (task.loss_weight * loss).backward()  # type: ignore[no-untyped-call]
             state.optimiser.step()
@@ -256,11 +242,12 @@ class Search:
         with state.supergraph.batch_statistics():
             for t, task in enumerate(self.tasks):
                 mix = gumbel_softmax(state.logits[:, t], temperature, generator)
-                loss = task.loss_weight * self._loss(state, batch, t, mix, step)
+                prediction = state.supergraph(batch.images, t, mix.to(self.device))
+                loss = task.loss_weight * finite_loss(task, prediction, batch)
                 loss.backward()  # type: ignore[no-untyped-call] # task by task: one task's activations at a time
                 total += loss.item()
                 record[f"loss.{task.name}"] = loss.item() / task.loss_weight
-        self._resource_term(state, total, record).backward()  # type: ignore[no-untyped-call]
+        self._resource_term(state, self._expected_costs(state), total, record).backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
         self._resource_steps(state, total, record)
         return record
@@ -273,20 +260,25 @@ class Search:
         # Each burst has an optimiser of its own: its gradients have nothing to do with those of the tasks.
         alone = torch.optim.Adam([state.logits], lr=self.settings.resource_learning_rate)
         for _ in range(self.settings.resource_steps):
-            alone.zero_grad(set_to_none=True)
-            term = self._resource_term(state, task_loss_sum, record)
-            if all(record[f"expected.{b.resource.value}"] <= b.value for b in self.budgets):
+            expected = self._expected_costs(state)
+            if all(float(expected[b.resource].detach()) <= b.value for b in self.budgets):
                 return
-            term.backward()  # type: ignore[no-untyped-call]
+            alone.zero_grad(set_to_none=True)
+            self._resource_term(state, expected, task_loss_sum, record).backward()  # type: ignore[no-untyped-call]
             alone.step()
 
-    def _resource_term(self, state: SearchState, task_loss_sum: float, record: dict[str, Any]) -> Tensor:
+    def _expected_costs(self, state: SearchState) -> dict[Resource, Tensor]:
+        """Return the exact expected cost in each budget's resource, scalars in base units."""
+        probabilities = torch.softmax(state.logits, dim=-1)
+        return {b.resource: expected_cost(probabilities, self.table, b.resource) for b in self.budgets}
+
+    def _resource_term(
+        self, state: SearchState, expected: dict[Resource, Tensor], task_loss_sum: float, record: dict[str, Any]
+    ) -> Tensor:
         """Return sum over budgets of multiplier * expected cost / budget, in units of the task losses.
 
         The task losses' own size is what makes one multiplier mean the same for any set of tasks.
         """
-        probabilities = torch.softmax(state.logits, dim=-1)
-        expected = {b.resource: expected_cost(probabilities, self.table, b.resource) for b in self.budgets}
         multipliers = state.multiplier.update({r: float(v.detach()) for r, v in expected.items()})
         term = torch.zeros((), dtype=torch.float64)
         for budget in self.budgets:
@@ -294,13 +286,3 @@ class Search:
             record[f"expected.{budget.resource.value}"] = float(expected[budget.resource].detach())
             record[f"multiplier.{budget.resource.value}"] = float(multipliers[budget.resource])
         return task_loss_sum * term
-
-    def _loss(self, state: SearchState, batch: Batch, t: int, mix: Tensor, step: Step) -> Tensor:
-        task = self.tasks[t]
-        loss = task_loss(task, state.supergraph(batch.images, t, mix.to(self.device)), batch.labels[task.name])
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"search: the loss of {task.name!r} is {loss.item()} at step {state.done} ({step.phase}); the last good checkpoint "
-                f"stands in {self._checkpoint_path}. A lower learning rate or loss weight usually helps"
-            )
-        return loss

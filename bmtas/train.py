@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bmtas.architecture import Architecture
-from bmtas.checkpoint import Rhythm, load_checkpoint, require_finite, save_checkpoint
+from bmtas.checkpoint import belongs, load_checkpoint, require_finite, save_checkpoint
 from bmtas.config import RunConfig
 from bmtas.data.augment import Augmentation
-from bmtas.data.batches import Batch, Batches, Loader
+from bmtas.data.batches import Batches, Loader
 from bmtas.data.protocol import Dataset
 from bmtas.device import pick_device
-from bmtas.errors import DivergedError, UsageError
-from bmtas.files import append_line, read_lines, write_json, write_text
-from bmtas.interrupt import Interrupted, stop_between_steps
-from bmtas.losses import task_loss
+from bmtas.files import write_json
+from bmtas.losses import NotFiniteError, finite_loss
 from bmtas.networks.backbone import channels_last, get_backbone
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.networks.weights import load_weights
 from bmtas.optim import set_poly_rate, weight_optimiser
 from bmtas.progress import Progress
-from bmtas.tasks import Task
+from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps
 
 
 def parameter_groups(network: GraphNetwork, learning_rate: float, *, divide: bool) -> list[dict[str, Any]]:
@@ -33,11 +29,13 @@ def parameter_groups(network: GraphNetwork, learning_rate: float, *, divide: boo
 
     Paper, appendix A: shared operations receive the gradients of all their tasks.
     """
-    sharing = {node.module: len(node.tasks) for node in network.graph.nodes}
+    sharing: dict[str, set[str]] = {}
+    for node in network.graph.nodes:
+        sharing.setdefault(node.module, set()).update(node.tasks)
     return [
         {
             "params": list(network.get_submodule(module).parameters()),
-            "lr": learning_rate / (tasks if divide else 1),
+            "lr": learning_rate / (len(tasks) if divide else 1),
         }
         for module, tasks in sharing.items()
     ]
@@ -46,7 +44,7 @@ def parameter_groups(network: GraphNetwork, learning_rate: float, *, divide: boo
 class Training:
     """Trains one network in its folder; survives being stopped."""
 
-    checkpoint_every_s = 30.0
+    checkpoint_every_s = CHECKPOINT_EVERY_S
 
     def __init__(
         self, config: RunConfig, architecture: Architecture, dataset: Dataset, folder: Path, device: str
@@ -65,38 +63,56 @@ class Training:
             Augmentation(scales=self.settings.scales),
         )
 
-    def run(self, progress: Progress) -> GraphNetwork:
-        """Train to the end, write `weights.pt`, and return the network.
+    def run(self, progress: Progress) -> None:
+        """Train to the end and write `weights.pt`.
 
         Continues from the checkpoint in the folder if there is one. Raises Interrupted after a signal (the checkpoint
         is written), DivergedError if a loss is not finite (the last checkpoint stays).
         """
         write_json(self.folder / "architecture.json", self.architecture.to_json())
         network, optimiser, done = self._begin()
-        progress.start(f"train {self.folder.name}", self.settings.steps, done)
-        if done:
-            progress.note(f"continuing at step {done} of {self.settings.steps}")
-        rhythm = Rhythm(self.checkpoint_every_s)
-        history: list[dict[str, Any]] = []
+        history = History(self.folder / "history.jsonl")
+        history.cut(done)
+
+        def take(step: int) -> dict[str, float]:
+            losses = self._step(network, optimiser, step)
+            history.add({"step": step, **losses})
+            return losses
+
+        def save(steps: int) -> None:
+            require_finite(network.state_dict(), f"training {self.folder.name!r}, step {steps}", self._checkpoint)
+            history.write()
+            state = {
+                "done": steps,
+                "architecture": self.architecture.to_json(),
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+            }
+            save_checkpoint(self._checkpoint, state)
+
         try:
-            with stop_between_steps() as stop:
-                for step in range(done, self.settings.steps):
-                    losses = self._step(network, optimiser, step)
-                    history.append({"step": step, **losses})
-                    if rhythm.due() or stop.requested or step + 1 == self.settings.steps:
-                        self._save(network, optimiser, step + 1, history)
-                    if stop.requested and step + 1 < self.settings.steps:
-                        raise Interrupted
-                    progress.advance(**losses)
+            run_steps(
+                f"train {self.folder.name}",
+                total=self.settings.steps,
+                done=done,
+                take=take,
+                save=save,
+                finish=lambda: save_checkpoint(self.folder / "weights.pt", {"network": network.state_dict()}),
+                progress=progress,
+                checkpoint_every_s=self.checkpoint_every_s,
+            )
         finally:
             self.batches.close()
-        save_checkpoint(self.folder / "weights.pt", {"network": network.state_dict()})
-        return network
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
 
     def _begin(self) -> tuple[GraphNetwork, torch.optim.Optimizer, int]:
         torch.manual_seed(self.config.seed)
-        path = self.folder / "checkpoint.pt"
+        path = self._checkpoint
         saved = load_checkpoint(path) if path.exists() else None
+        # What a checkpoint replaces anyway is not fetched again.
         weights = None if saved else load_weights(self.config.weights, get_backbone(self.config.backbone))
         network = build_network(self.architecture, self.tasks, weights)
         channels_last(network.train().to(self.device))
@@ -104,30 +120,12 @@ class Training:
         optimiser = weight_optimiser(self.settings.optimiser, groups, self.settings.learning_rate)
         if saved is None:
             return network, optimiser, 0
-        if saved["architecture"] != self.architecture.to_json():
-            raise UsageError(f"{path} belongs to another architecture; delete {self.folder} to train this one")
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        history = self.folder / "history.jsonl"
-        kept = [r for r in read_lines(history) if r["step"] < saved["done"]]
-        write_text(history, "".join(json.dumps(r) + "\n" for r in kept))
-        return network, optimiser, saved["done"]
-
-    def _save(
-        self, network: nn.Module, optimiser: torch.optim.Optimizer, done: int, history: list[dict[str, Any]]
-    ) -> None:
-        for record in history:
-            append_line(self.folder / "history.jsonl", record)
-        history.clear()
-        path = self.folder / "checkpoint.pt"
-        require_finite(network.state_dict(), f"training {self.folder.name!r}, step {done}", path)
-        state = {
-            "done": done,
-            "architecture": self.architecture.to_json(),
-            "network": network.state_dict(),
-            "optimiser": optimiser.state_dict(),
-        }
-        save_checkpoint(path, state)
+        with belongs(path, "this training"):
+            if saved["architecture"] != self.architecture.to_json():
+                raise ValueError("it is of another architecture")
+            network.load_state_dict(saved["network"])
+            optimiser.load_state_dict(saved["optimiser"])
+            return network, optimiser, int(saved["done"])
 
     def _step(self, network: GraphNetwork, optimiser: torch.optim.Optimizer, step: int) -> dict[str, float]:
         batch = self.batches[step].to(self.device)
@@ -137,28 +135,21 @@ class Training:
         total = torch.zeros((), device=self.device)
         losses = {}
         for task in self.tasks:
-            loss = self._loss(task, predictions[task.name], batch, step)
+            try:
+                loss = finite_loss(task, predictions[task.name], batch)
+            except NotFiniteError as error:
+                raise error.explained(f"training {self.folder.name!r}, step {step}", self._checkpoint) from None
             total = total + task.loss_weight * loss
             losses[f"loss.{task.name}"] = loss.item()
         total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return losses
 
-    def _loss(self, task: Task, prediction: torch.Tensor, batch: Batch, step: int) -> torch.Tensor:
-        loss = task_loss(task, prediction, batch.labels[task.name])
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"training {self.folder.name!r}: the loss of {task.name!r} is {loss.item()} at step {step}; the last good "
-                f"checkpoint stands in {self.folder / 'checkpoint.pt'}. A lower learning rate or loss weight usually helps"
-            )
-        return loss
-
 
 def load_network(config: RunConfig, architecture: Architecture, path: Path) -> GraphNetwork:
     """Return the trained network whose weights stand in `path`, in evaluation mode."""
     network = build_network(architecture, config.task_list())
-    try:
-        network.load_state_dict(load_checkpoint(path)["network"])
-    except (KeyError, RuntimeError) as error:
-        raise UsageError(f"{path} does not hold the weights of this architecture: {error}") from None
+    saved = load_checkpoint(path)
+    with belongs(path, f"the network {path.parent.name!r}"):
+        network.load_state_dict(saved["network"])
     return network.eval()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +15,27 @@ from pydantic import ValidationError
 from bmtas.architecture import Architecture
 from bmtas.config import PRESETS, Preset, RunConfig, reduced_size
 from bmtas.data.batches import Loader
+from bmtas.data.check import check_labels
 from bmtas.data.protocol import Dataset
-from bmtas.data.source import open_dataset
+from bmtas.data.source import canonical, open_dataset, open_with_tasks
 from bmtas.device import pick_device
 from bmtas.errors import BudgetError, BuildError, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
-from bmtas.files import write_json, write_text
+from bmtas.files import write_json
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
+from bmtas.networks.weights import load_weights
 from bmtas.pictures import prediction_sheet
 from bmtas.profile import build_table, count_network
 from bmtas.progress import Progress
-from bmtas.runs import Run, create_run, latest_run
+from bmtas.runs import Run, all_runs, create_run
 from bmtas.search import Search
-from bmtas.tasks import select_tasks
 from bmtas.train import Training, load_network
 from costs.decode import best_architecture, check_budgets
 from costs.errors import BudgetBelowReach
+from costs.splits import MOST_TASKS
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity, parse_budget
-
-# The tasks of PASCAL-Context, of which the generator has all five; `--tasks` takes any others that it has.
-_DEFAULT_TASKS = {"scenes": ["semseg", "parts", "saliency", "normals", "edge"]}
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,17 @@ def plan_search(request: Request) -> Plan:
     """Resolve a request. Raises UsageError where it breaks a rule, BudgetError where no network can be within it."""
     backbone = get_backbone(request.backbone)
     asked = [parse_budget(text) for text in request.budgets]
-    dataset = open_dataset(request.data)
-    tasks = select_tasks(dataset.tasks, request.tasks or _DEFAULT_TASKS.get(request.data))
+    dataset, tasks = open_with_tasks(request.data, request.tasks)
+    if len(tasks) > MOST_TASKS:
+        raise UsageError(
+            f"{len(tasks)} tasks; architectures can be searched for up to {MOST_TASKS}, so name fewer with --tasks"
+        )
     preset = PRESETS[request.preset]
     size = request.size or dataset.size
     table = build_table(backbone, tasks, size)
     budgets, notes = _resolve_budgets(asked, table)
     search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
-    train_size = request.train_size or _smaller(size, preset.train_pixels, 1.0)
+    train_size = request.train_size or _smaller(size, preset.train_pixels)
     weights = request.weights or preset.weights
     if weights == "none":
         notes.append(
@@ -89,11 +93,11 @@ def plan_search(request: Request) -> Plan:
             f"of the deployed size {_text(size)}"
         )
     config = RunConfig(
-        data=request.data if request.data == dataset.name else str(Path(request.data).resolve()),
+        data=canonical(request.data),
         data_fingerprint=dataset.fingerprint(),
         tasks=[task.to_json() for task in tasks],
         backbone=backbone.name,
-        weights=weights,
+        weights=weights if weights in ("none", "imagenet") else str(Path(weights).expanduser().resolve()),
         budgets=[b.text for b in budgets],
         preset=request.preset,
         seed=request.seed,
@@ -118,8 +122,11 @@ def _overridden(settings: Any, overrides: dict[str, Any] | None) -> Any:
         raise UsageError(f"settings of the run: {problems}") from None
 
 
-def _smaller(size: tuple[int, int], pixels: int | None, scale: float) -> tuple[int, int]:
-    return reduced_size(size, pixels if scale == 1.0 else int(size[0] * size[1] * scale * scale))
+def _smaller(size: tuple[int, int], pixels: int | None, scale: float = 1.0) -> tuple[int, int]:
+    bounds = [] if pixels is None else [pixels]
+    if scale < 1.0:
+        bounds.append(int(size[0] * size[1] * scale * scale))
+    return reduced_size(size, min(bounds, default=None))
 
 
 def _text(size: tuple[int, int]) -> str:
@@ -134,17 +141,21 @@ def _resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bu
         raise UsageError("one budget per resource: " + ", ".join(b.text for b in asked) + " name one twice")
     if not asked:
         halfway = (table.shared_total(Resource.MADDS) + table.separate_total(Resource.MADDS)) / 2
-        asked = [parse_budget(f"{halfway / 1e9:.2f}GMAdds")]
-        notes.append(f"no --budget given: {asked[0].text}, halfway between all shared and separate networks")
+        text = format_quantity(halfway, Resource.MADDS, digits=4, rounding=ROUND_CEILING).replace(" ", "")
+        asked = [parse_budget(text)]
+        notes.append(f"no --budget given: {text}, halfway between all shared and separate networks")
+    if len(table.tasks) == 1:
+        notes.append("one task: there is nothing to share, so the search only goes through its motions")
     try:
         check_budgets(table, asked)
     except BudgetBelowReach as error:
         raise BudgetError(str(error)) from None
     for budget in asked:
-        separate = table.separate_total(budget.resource)
-        if budget.value >= separate:
+        split, separate = table.split_total(budget.resource), table.separate_total(budget.resource)
+        if budget.value >= split:
             notes.append(
-                f"budget {budget.text} is no constraint: separate networks cost {format_quantity(separate, budget.resource)}"
+                f"budget {budget.text} is no constraint: sharing only the stem costs {format_quantity(split, budget.resource)}, "
+                f"separate networks {format_quantity(separate, budget.resource)}"
             )
     return list(asked), notes
 
@@ -152,26 +163,33 @@ def _resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bu
 def run_search(plan: Plan, root: Path, progress: Progress, *, device: str = "auto", new: bool = False) -> Run:
     """Search, decode within the budgets, check the network that would be built, and write it into the run folder.
 
-    The latest run goes on if it is an unfinished search with the same configuration, unless `new`.
+    Goes on with an unfinished search of the same configuration, unless `new`. Whatever can be found missing or wrong is
+    found before a run folder is made.
     """
     run = None if new else _unfinished(root, plan.config)
+    search = Search(plan.config, plan.dataset, plan.table, plan.budgets, device)
+    weights = None
     if run is None:
+        check_labels(plan.dataset, plan.config.task_list(), progress)
+        weights = load_weights(plan.config.weights, get_backbone(plan.config.backbone))
         label = f"{plan.dataset.name}-{'-'.join(b.text for b in plan.budgets)}"
-        run = create_run(root, label, plan.config)
-        write_text(run.path / "table.json", plan.table.to_json())
-    progress.note(f"run folder: {run.path}")
-    search = Search(plan.config, plan.dataset, plan.table, plan.budgets, run.search_folder, device)
-    progress.note(f"device: {search.device}")
-    probabilities = search.run(progress)
+        run = create_run(root, label, plan.config, plan.table)
+    elif not (run.search_folder / "checkpoint.pt").exists():
+        weights = load_weights(plan.config.weights, get_backbone(plan.config.backbone))
+    progress.note(f"run folder: {run.path}; device: {search.device}")
+    probabilities = search.run(run.search_folder, weights, progress)
     _write_found(run, plan, probabilities)
     return run
 
 
 def _unfinished(root: Path, config: RunConfig) -> Run | None:
-    run = latest_run(root)
-    if run is None or run.architecture_path.exists():
-        return None
-    return run if run.config() == config else None
+    """Return the newest run that this configuration began and did not end."""
+    for run in all_runs(root):
+        # A folder that cannot be read, of a newer version say, is not ours to go on with.
+        with contextlib.suppress(UsageError):
+            if not run.architecture_path.exists() and run.config() == config:
+                return run
+    return None
 
 
 def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
@@ -184,11 +202,16 @@ def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
         tasks=tuple(names),
         groupings=tuple(tuple(tuple(names[i] for i in b) for b in g) for g in decoded.groupings),
     )
-    built = count_network(build_network(architecture, tasks), plan.config.deploy_size)
+    network = build_network(architecture, tasks)
+    built = count_network(network, plan.config.deploy_size)
     counted = {Resource.MADDS: float(built.madds), Resource.PARAMS: float(built.params)}
+    of_graph = {
+        Resource.MADDS: network.graph.madds(lambda operation: plan.table.operation_cost(operation, Resource.MADDS)),
+        Resource.PARAMS: network.graph.params(lambda operation: plan.table.operation_cost(operation, Resource.PARAMS)),
+    }
     for resource, value in counted.items():
         predicted = plan.table.architecture_cost(architecture.group_counts, resource)
-        if value != predicted:
+        if not value == predicted == of_graph[resource]:
             raise BuildError(
                 f"the built network has {format_quantity(value, resource)}, the table says {format_quantity(predicted, resource)}; "
                 "the cost table does not describe this network"
@@ -253,7 +276,7 @@ def evaluate_networks(
     limit = images or config.train.evaluate_images
     batch_size = config.train.batch_size
     progress.start("evaluate", len(names) + 1)
-    constants = evaluate_constants(loader.in_order(batch_size, limit), tasks)
+    constants = evaluate_constants(lambda: loader.in_order(batch_size, limit), tasks)
     progress.advance()
     for name in names:
         network = load_network(config, run.architecture(name), weights[name]).to(pick_device(device))

@@ -106,7 +106,7 @@ def _as_table(report: dict[str, Any]) -> Any:
             f"{result['median_ms']:.1f}",
             "too few" if p90 is None else f"{p90:.1f}",
             f"{result['min_ms']:.1f}",
-            f"{result['spread']:.0%}",
+            f"{result['spread']:.0%}" + ("" if result["stable"] else " unstable"),
         )
     for name, value in report["eager_over_onnxruntime"].items():
         view.caption = f"{view.caption}; {name}: eager takes {value['median']:.2f}x ONNX Runtime"

@@ -16,12 +16,13 @@ def export_command(
     network: Network = "found",
     images: Annotated[int, typer.Option(min=1, help="Validation images on which the export is proved.")] = 8,
     tolerance: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
-            help="Largest difference of raw outputs that passes, relative to a task's largest output (absolute below 1).",
+            help="Largest difference of raw outputs that passes, relative to a task's largest output (absolute below 1); "
+            "1e-4 for onnx and 1e-3 for tensorrt if left out.",
         ),
-    ] = 1e-4,
+    ] = None,
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,
     quiet: Quiet = False,

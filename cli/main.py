@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bmtas.errors import BmtasError, EnvironmentProblem
+from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem, UsageError
 from cli.bench import bench_command
 from cli.evaluate import evaluate_command
 from cli.export import export_command
@@ -18,6 +18,7 @@ from cli.profile import profile_command
 from cli.search import search_command
 from cli.show import show_command
 from cli.train import train_command
+from costs.errors import BudgetBelowReach, CostError
 
 app = typer.Typer(
     name="bmtas",
@@ -67,18 +68,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if (error.name or "").split(".")[0] not in _HOST_PACKAGES:
             raise
         return _report(
-            f"this command needs {error.name}, which is not installed here; install it with: pip install 'bmtas[host]'",
+            f"this command needs {error.name}, which is not installed here; install it with: pip install 'bmtas[host]', or make setup in a clone",
             EnvironmentProblem.exit_code,
         )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _report(f"no space left on the disk: {error}", EnvironmentProblem.exit_code)
         raise
-    except ValueError as error:
-        if type(error).__module__ != "costs.errors":
-            raise
-        code = 6 if type(error).__name__ == "BudgetBelowReach" else 2
-        return _report(str(error), code)
+    except BudgetBelowReach as error:
+        return _report(str(error), BudgetError.exit_code)
+    except CostError as error:
+        return _report(str(error), UsageError.exit_code)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,17 +37,17 @@ def profile_command(
 
 
 def _tasks_and_size(spec: str) -> tuple[Any, tuple[int, int]]:
-    from bmtas.data.source import open_dataset
+    from bmtas.data.source import NAMES, open_with_tasks
     from bmtas.errors import UsageError, nearest
     from bmtas.tasks import TASK_SETS
 
     if spec in TASK_SETS:
         return TASK_SETS[spec], (512, 512)
-    if spec == "scenes" or "." in spec or "/" in spec:
-        dataset = open_dataset(spec)
-        return dataset.tasks, dataset.size
+    if spec in NAMES or "." in spec or Path(spec).exists():
+        dataset, tasks = open_with_tasks(spec, None)
+        return tasks, dataset.size
     raise UsageError(
-        f"unknown task set {spec!r}; {nearest(spec, [*TASK_SETS, 'scenes'])}, or the path of a manifest (.yaml)"
+        f"unknown task set {spec!r}; {nearest(spec, [*TASK_SETS, *NAMES])}, or the path of a manifest (.yaml)"
     )
 
 

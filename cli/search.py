@@ -21,13 +21,11 @@ def search_command(
         typer.Option(help="Tasks of the data, with commas; all if left out (of scenes: the five of PASCAL-Context)."),
     ] = None,
     backbone: Annotated[str, typer.Option(help="mobilenet_v2 or resnet50.")] = "mobilenet_v2",
-    preset: Annotated[
-        str, typer.Option(help="quick (minutes on 2 cores), standard (a night on a GPU), paper.")
-    ] = "quick",
+    preset: Annotated[str, typer.Option(help="quick (minutes on 2 cores), standard (for a GPU), paper.")] = "quick",
     weights: Annotated[
         str | None, typer.Option(help="imagenet, none (random), or a file; the preset's choice if left out.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides everything that is random.")] = 0,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH at which the network is deployed; the data's own if left out.")
     ] = None,
@@ -39,6 +37,10 @@ def search_command(
     search_steps: Annotated[Optional[int], typer.Option(help="Weight steps of the search, per task.")] = None,  # noqa: UP045
     train_steps: Annotated[Optional[int], typer.Option(help="Steps of `bmtas train` on this run.")] = None,  # noqa: UP045
     batch_size: Annotated[Optional[int], typer.Option(help="Images per step, in search and training.")] = None,  # noqa: UP045
+    search_learning_rate: Annotated[
+        float | None, typer.Option(help="First learning rate of the weights during the search.")
+    ] = None,
+    train_learning_rate: Annotated[float | None, typer.Option(help="First learning rate of `bmtas train`.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
     new: Annotated[bool, typer.Option("--new", help="Begin a new run even if one like this has not ended.")] = False,
     device: Device = "auto",
@@ -63,7 +65,7 @@ def search_command(
         raise UsageError(f"unknown preset {preset!r}; {nearest(preset, [p.value for p in Preset])}")
     request = Request(
         data=data,
-        tasks=tasks.split(",") if tasks else None,
+        tasks=[name.strip() for name in tasks.split(",")] if tasks else None,
         backbone=backbone,
         budgets=tuple(budget or ()),
         preset=Preset(preset),
@@ -72,8 +74,13 @@ def search_command(
         size=parse_size(size, "--size"),
         search_size=parse_size(search_size, "--search-size"),
         train_size=parse_size(train_size, "--train-size"),
-        search_overrides={"warmup_steps": warmup_steps, "weight_steps": search_steps, "batch_size": batch_size},
-        train_overrides={"steps": train_steps, "batch_size": batch_size},
+        search_overrides={
+            "warmup_steps": warmup_steps,
+            "weight_steps": search_steps,
+            "batch_size": batch_size,
+            "learning_rate": search_learning_rate,
+        },
+        train_overrides={"steps": train_steps, "batch_size": batch_size, "learning_rate": train_learning_rate},
     )
     with ShownProgress(quiet=quiet) as progress:
         plan = plan_search(request)
@@ -113,4 +120,4 @@ def _describe(plan: Any, json: str | None) -> None:
         f"{config.search_size[0]}x{config.search_size[1]}; then `bmtas train`: {config.train.steps} steps, batch "
         f"{config.train.batch_size}, at {config.train_size[0]}x{config.train_size[1]}"
     )
-    console.print("nothing was written (--dry-run)")
+    console.print("nothing was written, labels and weights were not looked at (--dry-run)")

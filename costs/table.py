@@ -116,6 +116,14 @@ class CostTable(_Frozen):
         self._require(resource)
         return math.fsum(part.cost[resource] for part in self.fixed)
 
+    def operation_cost(self, name: str, resource: Resource) -> float:
+        """Return what one copy of the layer or fixed part `name` costs, in base units. Raises CostError if not known."""
+        self._require(resource)
+        costs = {layer.name: layer.per_group for layer in self.layers} | {part.name: part.cost for part in self.fixed}
+        if name not in costs:
+            raise CostError(f"the cost table of {self.backbone} has no part called {name!r}")
+        return costs[name][resource]
+
     def architecture_cost(self, group_counts: Sequence[int], resource: Resource) -> float:
         """Return the exact cost of a branched network with `group_counts[l]` groups (1..T) in layer l, L
         numbers.

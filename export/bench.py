@@ -5,6 +5,7 @@ This process never imports torch: eager runs in a worker of its own, one inferen
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -49,19 +50,23 @@ class OnnxCandidate:
 class EagerCandidate:
     """A trained network of a run in PyTorch eager, in a worker process."""
 
-    def __init__(self, run: Path, network: str, threads: int) -> None:
+    def __init__(self, run: Path, network: str, provider: str, threads: int) -> None:
         """Start the worker and wait until it has loaded the network. Raises BuildError if it does not come up."""
-        command = [sys.executable, "-m", "export.eager_worker", str(run), network, str(threads)]
+        device = "cpu" if provider == "cpu" else "cuda"  # the hardware that ONNX Runtime was asked to use
+        command = [sys.executable, "-m", "export.eager_worker", str(run.resolve()), network, device, str(threads)]
+        # `-m` looks in the working directory first, and a user's folder may hold an export.py of her own.
+        home = Path(__file__).resolve().parent.parent
         self._process = subprocess.Popen(  # noqa: S603 -- our own module, arguments passed as a list
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=home
         )
         self.about = self._read()
 
     def __call__(self) -> float:
-        """Let the worker run once; return the ms that it measured."""
+        """Let the worker run once; return the ms that it measured. Raises BuildError if it has ended."""
         assert self._process.stdin is not None
-        self._process.stdin.write("run\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # reading tells what happened
+            self._process.stdin.write("run\n")
+            self._process.stdin.flush()
         return float(self._read()["ms"])
 
     def _read(self) -> dict[str, Any]:
@@ -70,6 +75,8 @@ class EagerCandidate:
         if not line:
             raise BuildError(f"the PyTorch eager worker ended with code {self._process.wait()}; its message is above")
         answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise BuildError(f"PyTorch eager cannot be measured: {answer['error']}; --no-eager leaves it out")
         return answer
 
     def __enter__(self) -> EagerCandidate:
@@ -78,9 +85,15 @@ class EagerCandidate:
 
     def __exit__(self, *_: object) -> None:
         """End the worker."""
-        self._process.stdin and self._process.stdin.close()
-        self._process.wait(timeout=10)
-        self._process.stdout and self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def eager_available() -> bool:
@@ -116,9 +129,11 @@ def bench(
                 "provider": onnx.session.provider,
                 "input_shape": list(onnx.session.input_shape),
                 "precision": "fp32",
+                "tasks": onnx.session.outputs,
+                "costs": onnx.session.metadata().get("costs"),
             }
         for name, (run, network) in eager.items():
-            worker = stack.enter_context(EagerCandidate(run, network, threads))
+            worker = stack.enter_context(EagerCandidate(run, network, provider, threads))
             candidates[f"{name}/eager"] = worker
             about[f"{name}/eager"] = {"network": name, "precision": "fp32", **worker.about}
         latencies = measure(candidates, samples=samples, warmup=warmup, tick=tick)
@@ -162,11 +177,3 @@ def _version() -> str:
     import onnxruntime  # a build of another name, as JetPack has them
 
     return str(onnxruntime.__version__)
-
-
-def median_of(report: dict[str, Any], network: str, runtime: str = "onnxruntime") -> float | None:
-    """Return the median latency in ms of a network in a bench report, or None if it was not measured."""
-    for result in report["results"]:
-        if result["network"] == network and str(result["runtime"]).startswith(runtime):
-            return float(result["median_ms"])
-    return None

@@ -15,15 +15,15 @@ from bmtas.runs import Run
 from bmtas.summary import network_costs
 from bmtas.train import load_network
 from export.onnx_file import write_onnx
-from export.parity import compare, require_parity
+from export.parity import DEFAULT_TOLERANCE, compare, require_parity
 from export.runtime import OnnxSession
-from export.tensorrt_engine import build_engine, require_tensorrt
+from export.tensorrt_engine import ENGINE_TOLERANCE, build_engine, require_tensorrt
 
 FORMATS = ("onnx", "tensorrt")
 
 
 def export_network(
-    run: Run, name: str, dataset: Dataset, *, file_format: str, images: int, tolerance: float
+    run: Run, name: str, dataset: Dataset, *, file_format: str, images: int, tolerance: float | None = None
 ) -> dict[str, Any]:
     """Export the trained network `name` of `run`, prove it on `images` validation images, and return the report.
 
@@ -45,7 +45,12 @@ def export_network(
             size=config.deploy_size,
             costs=network_costs(run, name),
         )
-        report = compare(network, OnnxSession(path), validation_images(dataset, config.deploy_size, images), tolerance)
+        report = compare(
+            network,
+            OnnxSession(path),
+            validation_images(dataset, config.deploy_size, images),
+            DEFAULT_TOLERANCE if tolerance is None else tolerance,
+        )
         require_parity(report)
     write_json(folder / "parity.json", report)
     if file_format == "tensorrt":
@@ -54,6 +59,7 @@ def export_network(
             folder / "model.engine",
             network,
             list(validation_images(dataset, config.deploy_size, images)),
+            ENGINE_TOLERANCE if tolerance is None else tolerance,
         )
     return report
 

@@ -24,6 +24,7 @@ from bmtas.tasks import Task
 METADATA_VERSION = 1
 INPUT = "image"
 _WRAPPER = "network."
+_OUTPUT = "bmtas.output."
 # What turns camera pixels into the network's input; `bmtas.data.batches.image_tensor` is the same rule.
 PREPROCESSING = {"layout": "NCHW", "colour": "RGB", "range": "0..255", "scale": 1 / 127.5, "offset": -1.0}
 _POSTPROCESSING = {
@@ -61,19 +62,19 @@ def write_onnx(
                 (image,),
                 str(path),
                 input_names=[INPUT],
-                output_names=names,
+                output_names=[_OUTPUT + name for name in names],
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
         model = onnx.load(str(path))
+        _tidy(model)
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the exporter and the checker raise errors of many classes
         raise BuildError(f"ONNX export failed: {type(error).__name__}: {error}") from error
     outputs = [output.name for output in model.graph.output]
     if outputs != names:
         raise BuildError(f"ONNX export: outputs are {outputs}, expected {names}")
-    _tidy(model)
     metadata = describe(architecture, tasks, size, costs)
     metadata["opset"] = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     for key, value in metadata.items():
@@ -108,12 +109,17 @@ def _tidy(model: Any) -> None:
 
     The exporter keeps stack traces with file paths in every node, and calls its wrapper `network` in every name.
     """
-    renamed = {i.name: i.name.removeprefix(_WRAPPER) for i in model.graph.initializer}
+    outputs = {output.name: output.name.removeprefix(_OUTPUT) for output in model.graph.output}
+    parameters = {i.name: i.name.removeprefix(_WRAPPER) for i in model.graph.initializer}
+    # The exporter calls values `cat` or `mean`, which may be the name of a task, so none keeps its name.
+    values = {v: f"value.{v}" for node in model.graph.node for v in node.output if v and v not in outputs}
+    renamed = {**values, **parameters, **outputs}
     used: dict[str, int] = {}
     for initializer in model.graph.initializer:
         initializer.name = renamed[initializer.name]
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
         modules = [scope for scope in ast.literal_eval(scopes) if scope.startswith(_WRAPPER)]
         name = f"{modules[-1].removeprefix(_WRAPPER) if modules else 'network'}/{node.op_type}"
@@ -122,6 +128,7 @@ def _tidy(model: Any) -> None:
         del node.metadata_props[:]
     del model.graph.metadata_props[:]
     for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        value.name = renamed.get(value.name, value.name)
         del value.metadata_props[:]
 
 

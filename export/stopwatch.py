@@ -14,6 +14,9 @@ import numpy as np
 Timed = Callable[[], float]
 """Runs once and returns how long it took, in ms."""
 
+STABLE_SPREAD = 0.1
+"""Above this spread the median is no property of the candidate but of what else the machine did."""
+
 _PERCENTILE_NEEDS = {90: 10, 99: 100}  # below that many samples a percentile is the maximum under another name
 
 
@@ -40,7 +43,7 @@ def measure(
 def summarise(latencies_ms: Sequence[float]) -> dict[str, Any]:
     """Return sample count, median, quartiles, extremes and the percentiles that the sample supports, all in ms.
 
-    `spread` is the interquartile range over the median.
+    `spread` is the interquartile range over the median; `stable` whether it is at most STABLE_SPREAD.
     """
     values = np.asarray(latencies_ms, dtype=np.float64)
     q1, median, q3 = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75]))
@@ -52,6 +55,7 @@ def summarise(latencies_ms: Sequence[float]) -> dict[str, Any]:
         "min_ms": float(values.min()),
         "max_ms": float(values.max()),
         "spread": (q3 - q1) / median,
+        "stable": (q3 - q1) / median <= STABLE_SPREAD,
     }
     for percentile, needed in _PERCENTILE_NEEDS.items():
         supported = len(values) >= needed

@@ -6,6 +6,9 @@ One code path serves TensorRT 10.3 to 11: strongly typed networks, precision exp
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,9 @@ from bmtas.errors import BuildError, EnvironmentProblem
 from bmtas.files import atomic_path, write_json
 from export.parity import compare, require_parity
 
-# Convolutions sum in another order on the GPU; with TF32 off the sums stay in FP32.
-_TOLERANCE = 1e-3
+ENGINE_TOLERANCE = 1e-3
+"""Default of the parity gate: convolutions sum in another order on the GPU; with TF32 off the sums stay in FP32."""
+_REDUCED = re.compile(r"half|fp16|bf16|bfloat|int8|fp8|int4|fp4", re.IGNORECASE)
 _ADVICE = (
     "TensorRT engines are built on the machine that runs them: install TensorRT there (pip install 'bmtas[gpu]' on a "
     "PC with an NVIDIA GPU; on Jetson it comes with JetPack, so make the virtual environment with "
@@ -40,7 +44,9 @@ def require_tensorrt() -> Any:
     return tensorrt
 
 
-def build_engine(onnx_path: Path, path: Path, network: nn.Module, images: Sequence[Tensor]) -> dict[str, Any]:
+def build_engine(
+    onnx_path: Path, path: Path, network: nn.Module, images: Sequence[Tensor], tolerance: float
+) -> dict[str, Any]:
     """Build an FP32 engine at `path`, prove it equal to `network` on `images` (3, H, W), and return the parity report.
 
     The plan is left as TensorRT made it; what it is stands in `path` + `.json`. Raises BuildError or ParityError; no file
@@ -48,21 +54,28 @@ def build_engine(onnx_path: Path, path: Path, network: nn.Module, images: Sequen
     """
     trt = require_tensorrt()
     plan = _build(trt, onnx_path)
+    runner = _Engine(trt, plan)
+    formats = runner.layer_formats()
+    reduced = sorted(f for f in formats if _REDUCED.search(f))
+    if reduced:
+        raise BuildError(f"TensorRT built layers in reduced precision ({', '.join(reduced)}) where FP32 was asked for")
     with atomic_path(path) as temporary:
         temporary.write_bytes(plan)
-        report = compare(network, _Engine(trt, plan), images, _TOLERANCE)
+        report = compare(network, runner, images, tolerance)
         require_parity(report)
-    sidecar = {
-        "schema_version": 1,
-        "tensorrt": trt.__version__,
-        "device": torch.cuda.get_device_name(),
-        "compute_capability": list(torch.cuda.get_device_capability()),
-        "precision": "fp32",
-        "onnx_sha256": hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
-        "plan_sha256": hashlib.sha256(plan).hexdigest(),
-        "parity": report,
-    }
-    write_json(path.with_name(path.name + ".json"), sidecar)
+        # Before the plan gets its name: a plan is never there without what it is.
+        sidecar = {
+            "schema_version": 1,
+            "tensorrt": trt.__version__,
+            "device": torch.cuda.get_device_name(),
+            "compute_capability": list(torch.cuda.get_device_capability()),
+            "precision": "fp32",
+            "layer_formats": formats,
+            "onnx_sha256": hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
+            "plan_sha256": hashlib.sha256(plan).hexdigest(),
+            "parity": report,
+        }
+        write_json(path.with_name(path.name + ".json"), sidecar)
     return report
 
 
@@ -80,6 +93,7 @@ def _build(trt: Any, onnx_path: Path) -> bytes:
         raise BuildError(f"TensorRT {trt.__version__} cannot parse {onnx_path}: {problems}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and not FP32
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector does not tell formats
     plan = builder.build_serialized_network(definition, config)
     if plan is None:
         raise BuildError(f"TensorRT {trt.__version__} could not build an engine from {onnx_path}; its log is above")
@@ -96,6 +110,18 @@ class _Engine:
         if self._engine is None:
             raise BuildError("TensorRT cannot load the engine that it has just built; its log is above")
         self._context = self._engine.create_execution_context()
+
+    def layer_formats(self) -> dict[str, int]:
+        """Return how many layer inputs and outputs the built engine has in each data format, as its inspector tells."""
+        inspector = self._engine.create_engine_inspector()
+        told = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        tensors = [
+            tensor
+            for layer in told.get("Layers", [])
+            if isinstance(layer, dict)
+            for tensor in [*layer.get("Inputs", []), *layer.get("Outputs", [])]
+        ]
+        return dict(Counter(str(tensor.get("Format/Datatype", "not told")) for tensor in tensors))
 
     def __call__(self, image: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         values: dict[str, Tensor] = {}

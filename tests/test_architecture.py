@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bmtas.architecture import Architecture, lines_of_tree
+from bmtas.architecture import Architecture
 from bmtas.errors import UsageError
 
 
@@ -46,12 +46,6 @@ def test_counts_of_groups_and_shared_depths() -> None:
     assert architecture.group_counts == (1, 2, 2, 3)
     assert architecture.shared_depth("a", "b") == architecture.shared_depth("b", "a") == 3
     assert architecture.shared_depth("a", "c") == 1
-
-
-def test_runs_of_equal_groupings() -> None:
-    together, apart = (("a", "b"),), (("a",), ("b",))
-    assert lines_of_tree([together, together, apart]) == [(0, 1, together), (2, 2, apart)]
-    assert lines_of_tree([]) == []
 
 
 def test_tasks_that_have_parted_never_join_again() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bmtas.architecture import Architecture
 from bmtas.config import PRESETS, Preset, RunConfig
-from bmtas.files import write_json, write_text
+from bmtas.files import write_json
 from bmtas.runs import FOUND, SEPARATE, SHARED, Run, create_run
 from bmtas.summary import delta_m, network_costs, summarise_run
 from bmtas.tasks import TASK_SETS, Task, TaskKind
@@ -70,7 +70,6 @@ def run(tmp_path: Path) -> Run:
         search=PRESET.search,
         train=PRESET.train,
     )
-    created = create_run(tmp_path / "runs", "scenes-340", config)
     table = CostTable(
         backbone="mobilenet_v2",
         tasks=["a", "b"],
@@ -84,7 +83,7 @@ def run(tmp_path: Path) -> Run:
         ],
         provenance={},
     )
-    write_text(created.path / "table.json", table.to_json())
+    created = create_run(tmp_path / "runs", "scenes-340", config, table)
     return created
 
 

@@ -97,11 +97,10 @@ class Batches:
     def __init__(
         self, loader: Loader, indices: Sequence[int], batch_size: int, seed: int, augmentation: Augmentation
     ) -> None:
-        """Raises UsageError if there are fewer images than one batch holds."""
-        if len(indices) < batch_size:
+        """Raises UsageError if there is no image at all. Fewer images than a batch holds come several times in it."""
+        if not len(indices):
             raise UsageError(
-                f"the {loader.split} split has {len(indices)} images for this phase, fewer than one batch of {batch_size}; "
-                "add images or lower --batch-size"
+                f"the {loader.split} split has {loader.count} images, which leaves none for this phase; add images"
             )
         self.loader, self.indices, self.batch_size, self.seed = loader, np.asarray(indices), batch_size, seed
         self.augmentation = augmentation
@@ -112,7 +111,7 @@ class Batches:
     @property
     def per_epoch(self) -> int:
         """Full batches in one pass over the indices; an incomplete last one is dropped."""
-        return len(self.indices) // self.batch_size
+        return max(1, len(self.indices) // self.batch_size)
 
     def __getitem__(self, iteration: int) -> Batch:
         """Return batch `iteration`, and start on the next one."""
@@ -126,7 +125,9 @@ class Batches:
 
     def _make(self, iteration: int) -> Batch:
         epoch, position = divmod(iteration, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.indices)
+        shuffle = np.random.default_rng([self.seed, epoch])
+        rounds = -(-self.batch_size // len(self.indices))  # more than one only where the images do not fill a batch
+        order = np.concatenate([shuffle.permutation(self.indices) for _ in range(rounds)])
         chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
         rng = np.random.default_rng([self.seed, epoch, position])
         tasks = self.loader.tasks
@@ -136,5 +137,5 @@ class Batches:
 def split_indices(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Return (share of `count`, the rest): the images for architecture parameters and for weights, by seed alone."""
     order = np.random.default_rng([seed, count]).permutation(count)
-    first = round(count * share)
+    first = min(max(1, round(count * share)), count - 1)  # neither side is left without images if there are two
     return sorted(int(i) for i in order[:first]), sorted(int(i) for i in order[first:])

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from bmtas.data.labels import image_size, read_csv, read_image, read_label, resize_nearest
 from bmtas.data.manifest import IMAGE_SUFFIXES, Manifest, TaskSpec, read_manifest
-from bmtas.data.protocol import Dataset, Sample
+from bmtas.data.protocol import Sample
 from bmtas.errors import UsageError, nearest
 from bmtas.tasks import Task
 
@@ -30,30 +30,6 @@ def open_folder(path: str | Path) -> FolderDataset:
     EnvironmentProblem where Pillow or PyYAML is not installed.
     """
     return FolderDataset(read_manifest(Path(path)))
-
-
-def check(dataset: Dataset, *, limit: int | None = None) -> Iterator[str]:
-    """Load every image with all its labels and yield each problem as one message; do not stop at the first.
-
-    `limit` bounds the images that are read per split (the first ones).
-    """
-    names = [task.name for task in dataset.tasks]
-    for split in getattr(dataset, "splits", ("train", "val")):
-        for index in range(len(dataset.ids(split)[:limit])):
-            if _problem(dataset, split, index, names) is None:
-                continue
-            # Task by task: a load stops at its first problem; a broken image breaks all: say it once.
-            found = (_problem(dataset, split, index, tasks) for tasks in ([], *([name] for name in names)))
-            yield from dict.fromkeys(problem for problem in found if problem is not None)
-
-
-def _problem(dataset: Dataset, split: str, index: int, tasks: Sequence[str]) -> str | None:
-    """Return what is wrong with an image or its labels for `tasks`, None if nothing is."""
-    try:
-        dataset.load(split, index, size=dataset.size, tasks=tasks)
-    except UsageError as error:
-        return str(error)
-    return None
 
 
 class FolderDataset:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bmtas.data.protocol import Dataset
 from bmtas.errors import UsageError, nearest
+from bmtas.tasks import Task, select_tasks
 
 NAMES = ("scenes",)
 """Data sets that need no file."""
@@ -20,6 +21,24 @@ To use images of your own, describe them in a short YAML file, such as {MANIFEST
     semseg: {{kind: segmentation, folder: semseg, classes: [road, car]}}
   splits: {{train: train.txt, val: val.txt}}
 Every key is explained in examples/own-data.yaml."""
+
+
+DEFAULT_TASKS = {"scenes": ["semseg", "parts", "saliency", "normals", "edge"]}
+"""Tasks taken where none are named, if not all: of the generator those of PASCAL-Context."""
+
+
+def canonical(spec: str) -> str:
+    """Return `spec` in the form that means the same from any folder: a generator's name, or an absolute path."""
+    return spec if spec in NAMES else str(Path(spec).expanduser().resolve())
+
+
+def open_with_tasks(spec: str, names: list[str] | None) -> tuple[Dataset, tuple[Task, ...]]:
+    """Open the data set called `spec` and choose its tasks: `names`, or else the default ones, or else all.
+
+    Raises what `open_dataset` raises, and UsageError for unknown tasks.
+    """
+    dataset = open_dataset(spec)
+    return dataset, select_tasks(dataset.tasks, names or DEFAULT_TASKS.get(spec))
 
 
 def open_dataset(spec: str) -> Dataset:

@@ -137,9 +137,22 @@ def test_image_and_label_of_a_batch_belong_together(loader: Loader, opened: list
         torch.testing.assert_close(image, torch.full((3, 4, 4), number / 255 * 2 - 1))
 
 
-def test_fewer_images_than_a_batch_are_refused(loader: Loader) -> None:
-    with pytest.raises(UsageError, match=r"train split has 3 images .* fewer than one batch of 4.*--batch-size"):
-        Batches(loader, [0, 1, 2], 4, 0, PLAIN)
+def test_fewer_images_than_a_batch_come_several_times_in_it(loader: Loader) -> None:
+    few = Batches(loader, [0, 1, 2], 7, 0, PLAIN)
+    counts = Counter(few[0].ids)
+    few.close()
+    assert sorted(counts.values()) == [2, 2, 3]
+    assert set(counts) == {"train0", "train1", "train2"}
+
+
+def test_no_image_at_all_is_refused(loader: Loader) -> None:
+    with pytest.raises(UsageError, match=r"leaves none for this phase; add images"):
+        Batches(loader, [], 4, 0, PLAIN)
+
+
+def test_a_split_of_few_images_leaves_neither_side_empty() -> None:
+    assert [len(part) for part in split_indices(3, 0.1, 0)] == [1, 2]
+    assert [len(part) for part in split_indices(2, 0.9, 0)] == [1, 1]
 
 
 def test_samples_are_decoded_once(loader: Loader) -> None:
@@ -218,7 +231,7 @@ def test_present_and_missing_labels_stand_in_one_batch() -> None:
     assert labels["normals"][0, :, 0, 1].tolist() == [3, 4, 5]
 
 
-@pytest.mark.parametrize(("count", "share"), [(10, 0.2), (4998, 0.2), (7, 0.5), (1, 0.2), (5, 0.0)])
+@pytest.mark.parametrize(("count", "share"), [(10, 0.2), (4998, 0.2), (7, 0.5), (1, 0.2)])
 def test_a_split_is_complete_and_nothing_is_in_both_parts(count: int, share: float) -> None:
     first, rest = split_indices(count, share, 3)
     assert sorted(first + rest) == list(range(count))

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from bmtas.data.folder import FolderDataset, check, open_folder
+from bmtas.data.check import check
+from bmtas.data.folder import FolderDataset, open_folder
 from bmtas.data.labels import read_image
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import open_dataset

@@ -1,0 +1,73 @@
+"""What search and training have in common: steps that are saved now and then, can be stopped, and leave a history."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bmtas.files import append_line, read_lines, write_text
+from bmtas.interrupt import Interrupted, stop_between_steps
+from bmtas.progress import Progress
+
+CHECKPOINT_EVERY_S = 30.0  # so often that little is lost, so seldom that it costs little
+
+
+def run_steps(
+    name: str,
+    *,
+    total: int,
+    done: int,
+    take: Callable[[int], dict[str, float]],
+    save: Callable[[int], None],
+    finish: Callable[[], None],
+    progress: Progress,
+    checkpoint_every_s: float,
+) -> None:
+    """Take the steps `done` to `total` - 1, then `finish`.
+
+    `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken. Raises
+    Interrupted after SIGINT or SIGTERM, when everything is saved.
+    """
+    progress.start(name, total, done)
+    if done:
+        progress.note(f"continuing at step {done} of {total}")
+    saved = time.monotonic()
+    with stop_between_steps() as stop:
+        for step in range(done, total):
+            shown = take(step)
+            due = time.monotonic() - saved >= checkpoint_every_s
+            if due or stop.requested or step + 1 == total:
+                save(step + 1)
+                saved = time.monotonic()
+            if stop.requested and step + 1 < total:
+                raise Interrupted(stop.signal)
+            progress.advance(**shown)
+        finish()
+        if stop.requested:
+            raise Interrupted(stop.signal)
+
+
+class History:
+    """A file of JSON lines, one per step, written when a checkpoint is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take in the record of one step; it must hold its number under `step`."""
+        self._waiting.append(record)
+
+    def write(self) -> None:
+        """Append what has come in. Call it before the checkpoint: lines beyond a checkpoint are cut when a run goes on."""
+        for record in self._waiting:
+            append_line(self._path, record)
+        self._waiting.clear()
+
+    def cut(self, done: int) -> None:
+        """Drop the records of step `done` and later, which will be taken again."""
+        kept = [record for record in read_lines(self._path) if record["step"] < done]
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,0 +1,438 @@
+"""What a user can get wrong, one by one: the message says what was found and what to do, the exit code says whose turn it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+QUICK = ("--batch-size", "2", "--search-size", "32x32", "--warmup-steps", "1", "--search-steps", "1")
+
+
+@pytest.fixture
+def dry(bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Plan a search of the tiny data with some arguments; check that nothing is written."""
+
+    def plan(*arguments: str) -> Any:
+        runs = tmp_path / "runs"
+        result = bmtas("search", "--data", tiny_data, "--runs", runs, "--dry-run", *arguments)
+        assert not runs.exists()
+        return result
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ("9GFlops", "'GFlops' is not a unit"),
+        ("9parsecs", "'parsecs' is not a unit"),
+        ("nine", "no number found"),
+        ("9", "no unit found after 9"),
+        ("-3GMAdds", "found -3"),
+        ("0MMAdds", "found 0"),
+        ("9XMAdds", "'X' before MAdds is not a prefix"),
+    ],
+)
+def test_a_malformed_budget_is_refused_with_an_example(dry: Callable[..., Any], budget: str, told: str) -> None:
+    result = dry("--budget", budget)
+    assert result.code == 2
+    assert told in result.err
+    assert "write for example 9GMAdds" in result.err
+
+
+def test_a_budget_in_a_unit_that_the_table_lacks_is_refused(dry: Callable[..., Any]) -> None:
+    result = dry("--budget", "12ms")
+    assert result.code == 2
+    assert "madds, params, not latency_ms" in result.err
+
+
+def test_two_budgets_on_one_resource_are_refused(dry: Callable[..., Any]) -> None:
+    result = dry("--budget", "100MMAdds", "--budget", "0.1GMAdds")
+    assert result.code == 2
+    assert "100MMAdds, 0.1GMAdds name one twice" in result.err
+
+
+@pytest.mark.parametrize(("budget", "unit"), [("10MMAdds", "MMAdds"), ("1MParams", "MParams")])
+def test_a_budget_below_all_shared_is_answered_with_the_range_that_can_be_reached(
+    dry: Callable[..., Any], budget: str, unit: str
+) -> None:
+    result = dry("--budget", budget)
+    assert result.code == 6
+    assert budget in result.err
+    lowest, highest = re.search(rf"reachable is ([\d.]+) {unit} .* to ([\d.]+) {unit}", result.err).groups()  # type: ignore[union-attr]
+    assert float(lowest) < float(highest)
+    # What the message offers must be accepted, and what is just below must not.
+    assert dry("--budget", f"{lowest}{unit}").code == 0
+    assert dry("--budget", f"{float(lowest) * 0.999}{unit}").code == 6
+
+
+def test_a_budget_above_separate_networks_is_said_to_be_no_constraint(dry: Callable[..., Any]) -> None:
+    result = dry("--budget", "9GMAdds")
+    assert result.code == 0
+    assert "budget 9GMAdds is no constraint: separate networks cost 148 MMAdds" in result.err
+    assert "no constraint" not in dry("--budget", "148MMAdds").err  # separate are 148.27, counted in test_pipeline
+
+
+@pytest.mark.parametrize("size", ["32x32", "64x64", "96x96"])
+@pytest.mark.parametrize("tasks", ["semseg", "semseg,edge"])
+def test_without_a_budget_there_is_one_that_can_be_met(dry: Callable[..., Any], tasks: str, size: str) -> None:
+    result = dry("--tasks", tasks, "--size", size)
+    assert (result.code, "no --budget given" in result.err) == (0, True), result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--backbone", "mobilenetv2"), "unknown backbone 'mobilenetv2'; did you mean 'mobilenet_v2'?"),
+        (("--preset", "standart"), "unknown preset 'standart'; did you mean 'standard'?"),
+        (("--tasks", "semsek"), "unknown task 'semsek'; did you mean 'semseg'?"),
+        (("--tasks", "edge,edge"), "name each task once"),
+        (("--size", "64"), "--size '64': expected HEIGHTxWIDTH"),
+        (("--size", "0x64"), "--size '0x64': expected HEIGHTxWIDTH"),
+        (("--search-size", "64x64x3"), "--search-size '64x64x3': expected HEIGHTxWIDTH"),
+        (("--train-size", "a x b"), "--train-size 'a x b': expected HEIGHTxWIDTH"),
+        (("--size", "16x64"), "needs at least 32x32"),
+        (("--data", "scene"), "did you mean 'scenes'?"),
+        (("--seed", "-1"), "--seed"),
+    ],
+)
+def test_unknown_names_and_malformed_sizes_are_refused(
+    dry: Callable[..., Any], arguments: tuple[str, ...], told: str
+) -> None:
+    result = dry(*arguments)
+    assert result.code == 2
+    assert told in result.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--batch-size", "0", "2"),
+        ("--batch-size", "1", "2"),
+        ("--warmup-steps", "-1", "0"),
+        ("--search-steps", "0", "1"),
+        ("--train-steps", "0", "1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_with_the_rule(
+    dry: Callable[..., Any], option: str, value: str, rule: str
+) -> None:
+    result = dry(option, value)
+    assert result.code == 2
+    assert value in result.err
+    assert rule in result.err
+    assert "Traceback" not in result.err
+
+
+def test_weights_that_do_not_exist_are_refused_before_anything_is_written(
+    bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path, dry: Callable[..., Any]
+) -> None:
+    runs = tmp_path / "some-runs"
+    result = bmtas("search", "--data", tiny_data, "--weights", "absent.pth", "--runs", runs, *QUICK)
+    assert result.code == 2
+    assert "'absent.pth'" in result.err
+    assert not runs.exists()  # a run that cannot begin would stand in the way of the latest one
+    assert dry("--weights", "absent.pth").code == 2
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(
+    bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "some-runs"
+    result = bmtas("search", "--data", tiny_data, "--batch-size", "64", "--runs", runs)
+    assert result.code == 2
+    assert "fewer than one batch of 64" in result.err
+    assert "--batch-size" in result.err
+    assert not runs.exists()
+
+
+def test_weights_of_another_network_are_refused(bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"classifier.weight": np.zeros((2, 2), np.float32)}, str(tmp_path / "other.safetensors"))
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, told in (("other.safetensors", "no parameters called 'features.0.*'"), ("text.pth", "cannot be read")):
+        runs = tmp_path / "some-runs"
+        result = bmtas("search", "--data", tiny_data, "--weights", tmp_path / name, "--runs", runs, *QUICK)
+        assert result.code == 2
+        assert told in result.err
+
+
+def spoil_folder(root: Path) -> None:
+    manifest = root / "tiny.yaml"
+    manifest.write_text(manifest.read_text().replace("folder: edge", "folder: edges"))
+
+
+def spoil_label_size(root: Path) -> None:
+    for path in (root / "edge").iterdir():
+        Image.fromarray(np.zeros((32, 48), np.uint8)).save(path)
+
+
+def spoil_class(root: Path) -> None:
+    for path in (root / "semseg").iterdir():
+        Image.fromarray(np.full((64, 64), 7, np.uint8)).save(path)
+
+
+def spoil_split(root: Path) -> None:
+    manifest = root / "tiny.yaml"
+    manifest.write_text(re.sub(r"val: \[.*?\]", "val: []", manifest.read_text()))
+
+
+def spoil_first_image(root: Path) -> None:
+    (root / "images/00.png").write_text("this is no image")
+
+
+def spoil_other_images(root: Path) -> None:
+    for i in range(1, 10):
+        (root / f"images/{i:02d}.png").write_text("this is no image")
+
+
+def spoil_kind(root: Path) -> None:
+    manifest = root / "tiny.yaml"
+    manifest.write_text(manifest.read_text().replace("kind: segmentation", "kind: segmentatoin"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (spoil_folder, ("tiny.yaml:4", "tasks.edge.folder", "there is no folder", "edges")),
+        (spoil_label_size, ("edge/", "32 high and 48 wide", "64 high and 64 wide", "resize the label")),
+        (spoil_class, ("semseg/", "7", "semseg")),
+        (spoil_split, ("tiny.yaml:6", "splits.val", "'val' is empty")),
+        (spoil_first_image, ("images/00.png", "is not an image")),
+        (spoil_other_images, ("images/0", "is not an image")),
+        (spoil_kind, ("tiny.yaml:3", "'segmentatoin'", "did you mean 'segmentation'?")),
+    ],
+)
+def test_broken_data_are_told_with_place_and_rule(
+    bmtas: Callable[..., Any],
+    new_data: Callable[[Path], Path],
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    told: tuple[str, ...],
+) -> None:
+    manifest = new_data(tmp_path / "data")
+    spoil(manifest.parent)
+    result = bmtas("search", "--data", manifest, "--runs", tmp_path / "runs", *QUICK)
+    assert result.code == 2
+    for part in told:
+        assert part in result.err
+
+
+def test_data_that_have_changed_do_not_enter_an_old_run(
+    bmtas: Callable[..., Any], new_data: Callable[[Path], Path], tmp_path: Path, copied_run: Callable[..., Path]
+) -> None:
+    manifest = new_data(tmp_path / "data")
+    path = copied_run("run.json", "table.json", "architecture.json")
+    config = json.loads((path / "run.json").read_text())
+    manifest.write_text(manifest.read_text().replace("ball", "sphere"))
+    (path / "run.json").write_text(json.dumps({**config, "data": str(manifest)}))
+    result = bmtas("train", "--network", "shared", "--runs", path.parent)
+    assert result.code == 2
+    assert "has changed since" in result.err
+    assert "bmtas search" in result.err
+
+
+COMMANDS = ("train", "evaluate", "export", "bench", "show")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_a_run_the_message_names_the_command_that_makes_one(
+    bmtas: Callable[..., Any], tmp_path: Path, command: str
+) -> None:
+    result = bmtas(command, "--runs", tmp_path / "nothing")
+    assert result.code == 2
+    assert "`bmtas search`" in result.err
+    assert str(tmp_path / "nothing") in result.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unfinished_search_is_named_as_what_comes_first(
+    bmtas: Callable[..., Any], copied_run: Callable[..., Path], command: str
+) -> None:
+    path = copied_run("run.json", "table.json")
+    result = bmtas(command, "--runs", path.parent)
+    assert result.code == 2
+    assert "the same `bmtas search` again" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (("evaluate",), "`bmtas train`"),
+        (("evaluate", "--network", "separate"), "`bmtas train --network separate`"),
+        (("export",), "`bmtas train`"),
+        (("export", "--network", "shared"), "`bmtas train --network shared`"),
+        (("bench",), "`bmtas train`"),
+    ],
+)
+def test_without_training_the_message_names_train(
+    bmtas: Callable[..., Any], copied_run: Callable[..., Path], arguments: tuple[str, ...], first: str
+) -> None:
+    path = copied_run("run.json", "table.json", "architecture.json")
+    result = bmtas(*arguments, "--runs", path.parent)
+    assert result.code == 2
+    assert first in result.err
+
+
+@pytest.mark.parametrize("arguments", [("bench",), ("bench", "--network", "found")])
+def test_without_an_export_the_message_names_export(
+    bmtas: Callable[..., Any], copied_run: Callable[..., Path], arguments: tuple[str, ...]
+) -> None:
+    path = copied_run("run.json", "table.json", "architecture.json", "networks/found/weights.pt")
+    result = bmtas(*arguments, "--runs", path.parent)
+    assert result.code == 2
+    assert "`bmtas export" in result.err
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(
+    bmtas: Callable[..., Any], copied_run: Callable[..., Path]
+) -> None:
+    path = copied_run("run.json", "table.json", "architecture.json")
+    result = bmtas("show", "--run", "017-elsewhere", "--runs", path.parent)
+    assert result.code == 2
+    assert "'017-elsewhere'" in result.err
+    assert path.name in result.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("file", ["run.json", "table.json", "architecture.json"])
+def test_a_run_of_a_newer_version_is_refused(
+    bmtas: Callable[..., Any], copied_run: Callable[..., Path], command: str, file: str
+) -> None:
+    path = copied_run("run.json", "table.json", "architecture.json")
+    data = json.loads((path / file).read_text())
+    (path / file).write_text(json.dumps({**data, "schema_version": 2}))
+    result = bmtas(command, "--runs", path.parent)
+    assert result.code == 2
+    assert file in result.err
+    assert "schema 2" in result.err
+    assert "upgrade bmtas" in result.err
+
+
+def test_results_of_a_newer_version_are_refused(bmtas: Callable[..., Any], copied_run: Callable[..., Path]) -> None:
+    for file in ("bench.json", "networks/found/metrics.json"):
+        path = copied_run("run.json", "table.json", "architecture.json", file)
+        data = json.loads((path / file).read_text())
+        (path / file).write_text(json.dumps({**data, "schema_version": 2}))
+        result = bmtas("show", "--runs", path.parent)
+        assert result.code == 2
+        assert f"{file} follows schema 2" in result.err
+        (path / file).unlink()
+
+
+def test_a_run_file_that_was_cut_short_is_named(bmtas: Callable[..., Any], copied_run: Callable[..., Path]) -> None:
+    path = copied_run("run.json", "table.json", "architecture.json")
+    text = (path / "table.json").read_text()
+    (path / "table.json").write_text(text[: len(text) // 2])
+    result = bmtas("show", "--runs", path.parent)
+    assert result.code == 2
+    assert "table.json is not valid JSON" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("export", "--format", "onx"), "unknown format 'onx'; did you mean 'onnx'?"),
+        (("export", "--network", "fond"), "unknown network 'fond'; did you mean 'found'?"),
+        (("train", "--network", "seperate"), "unknown network 'seperate'; did you mean 'separate'?"),
+        (("bench", "--network", "alll"), "unknown network 'alll'; did you mean 'all'?"),
+        (("bench", "--provider", "cdua", "--no-eager"), "unknown provider 'cdua'; did you mean 'cuda'?"),
+        (("bench", "absent.onnx"), "absent.onnx does not exist"),
+        (("bench", "--samples", "0"), "--samples"),
+    ],
+)
+def test_unknown_formats_networks_and_providers_are_refused(
+    bmtas: Callable[..., Any], tiny_run: Any, arguments: tuple[str, ...], told: str
+) -> None:
+    before = (tiny_run.path / "bench.json").read_bytes()
+    result = bmtas(*arguments, "--runs", tiny_run.root)
+    assert result.code == 2
+    assert told in result.err
+    assert (tiny_run.path / "bench.json").read_bytes() == before
+
+
+def test_tensorrt_that_is_not_there_is_a_matter_of_the_machine(bmtas: Callable[..., Any], tiny_run: Any) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    result = bmtas("export", "--format", "tensorrt", "--runs", tiny_run.root)
+    assert result.code == 3
+    assert "TensorRT" in result.err
+    assert "pip install 'bmtas[gpu]'" in result.err
+    assert "JetPack" in result.err
+    assert list(tiny_run.path.rglob("*.engine*")) == []
+
+
+def test_a_provider_that_is_not_there_is_never_replaced_silently(start: Callable[..., Any], tiny_run: Any) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CUDA provider")
+    process = start("bench", tiny_run.path / "networks/shared/model.onnx", "--provider", "cuda", "--quiet")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert out == ""
+    assert "CUDAExecutionProvider" in err
+    assert "--provider cpu" in err
+    assert "UserWarning" not in err  # one message, no noise of the library
+
+
+def test_a_device_that_is_not_there_is_never_replaced_silently(
+    bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    runs = tmp_path / "runs"
+    result = bmtas("search", "--data", tiny_data, "--device", "cuda", "--runs", runs, *QUICK)
+    assert result.code == 3
+    assert "no CUDA device" in result.err
+    assert not runs.exists()
+
+
+def test_a_folder_of_data_is_found_again_from_another_place(
+    bmtas: Callable[..., Any],
+    new_data: Callable[[Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run names its data by an absolute path, whatever form was typed."""
+    manifest = new_data(tmp_path / "mine")
+    manifest.rename(manifest.with_name("manifest.yaml"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    places = []
+    for typed in ("mine", "mine/manifest.yaml", "~/mine/manifest.yaml"):
+        result = bmtas("search", "--data", typed, "--dry-run", "--json", "-", "--quiet")
+        assert result.code == 0
+        places.append(json.loads(result.out)["data"])
+    opened = [Path(place) / "manifest.yaml" if Path(place).is_dir() else Path(place) for place in places]
+    assert opened == [tmp_path / "mine/manifest.yaml"] * 3
+
+
+def test_json_goes_into_a_pipe_and_leaves_it_a_pipe(
+    bmtas: Callable[..., Any], copied_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """`--json /dev/stderr` and the like must not be replaced by a file."""
+    path = copied_run("run.json", "table.json", "architecture.json")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        result = bmtas("show", "--json", pipe, "--runs", path.parent)
+        assert result.code == 0
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert json.loads(os.read(reader, 65536))["run"] == path.name
+    finally:
+        os.close(reader)

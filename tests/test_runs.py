@@ -1,0 +1,101 @@
+"""The run folder: numbers, names, and which run a command takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bmtas.config import PRESETS, Preset, RunConfig
+from bmtas.errors import EnvironmentProblem, UsageError
+from bmtas.runs import all_runs, create_run, open_run
+from bmtas.tasks import Task, TaskKind
+from costs.table import CostTable, FixedCost, LayerCost
+from costs.units import Resource
+
+TABLE = CostTable(
+    backbone="mobilenet_v2",
+    tasks=["depth"],
+    input_size=(64, 64),
+    batch=1,
+    layers=[LayerCost(name="layers.00", per_group={Resource.MADDS: 10})],
+    fixed=[FixedCost(name="stem", shared=True, tasks=[], cost={Resource.MADDS: 1})],
+    provenance={},
+)
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    preset = PRESETS[Preset.QUICK]
+    return RunConfig(
+        data="scenes",
+        data_fingerprint="0",
+        tasks=[Task(name="depth", kind=TaskKind.DEPTH).to_json()],
+        backbone="mobilenet_v2",
+        weights="none",
+        budgets=["1GMAdds"],
+        preset=Preset.QUICK,
+        seed=0,
+        deploy_size=(64, 64),
+        search_size=(32, 32),
+        train_size=(64, 64),
+        search=preset.search,
+        train=preset.train,
+    )
+
+
+def test_runs_are_numbered_on_from_the_highest(tmp_path: Path, config: RunConfig) -> None:
+    root = tmp_path / "some" / "runs"
+    assert create_run(root, "scenes-9GMAdds", config, TABLE).name == "001-scenes-9GMAdds"
+    assert create_run(root, "own data/ü-4.5MParams", config, TABLE).name == "002-own-data-4.5MParams"
+    (root / "002-own-data-4.5MParams").rename(root / "041-kept")
+    (root / "notes").mkdir()
+    assert create_run(root, "x", config, TABLE).name == "042-x"
+
+
+def test_the_latest_run_is_the_one_with_the_highest_number(tmp_path: Path, config: RunConfig) -> None:
+    assert all_runs(tmp_path / "absent") == []
+    assert all_runs(tmp_path) == []
+    for name in ("999-old", "1000-new"):  # as text, 999 is above 1000
+        create_run(tmp_path, "x", config, TABLE).path.rename(tmp_path / name)
+    (tmp_path / "1001-empty").mkdir()
+    (tmp_path / "zzz").mkdir()
+    assert open_run(tmp_path, None).name == "1000-new"
+
+
+def test_a_run_is_opened_by_name_or_path(tmp_path: Path, config: RunConfig) -> None:
+    first = create_run(tmp_path, "a", config, TABLE)
+    create_run(tmp_path, "b", config, TABLE)
+    assert open_run(tmp_path, "001-a").path == first.path
+    assert open_run(Path("elsewhere"), str(first.path)).path == first.path
+    with pytest.raises(UsageError, match=r"'003-c' under .* there is 001-a, 002-b"):
+        open_run(tmp_path, "003-c")
+
+
+def test_a_configuration_comes_back_as_it_was_written(tmp_path: Path, config: RunConfig) -> None:
+    run = create_run(tmp_path, "a", config, TABLE)
+    assert run.config() == config
+    stored = json.loads((run.path / "run.json").read_text())
+    assert (stored["schema_version"], stored["deploy_size"], stored["budgets"]) == (1, [64, 64], ["1GMAdds"])
+
+
+def test_a_configuration_that_is_none_is_told(tmp_path: Path, config: RunConfig) -> None:
+    run = create_run(tmp_path, "a", config, TABLE)
+    path = run.path / "run.json"
+    path.write_text('{"schema_version": 1, "backbone": "mobilenet_v2"}')
+    with pytest.raises(UsageError, match=r"run\.json is not a run's configuration"):
+        run.config()
+    path.write_text('{"backbone": "mobilenet_v2"}')
+    with pytest.raises(UsageError, match="carries no schema_version"):
+        run.config()
+    path.write_text('{"schema_version": 7}')
+    with pytest.raises(UsageError, match=r"schema 7.*up to 1.*upgrade"):
+        run.config()
+
+
+def test_a_place_where_no_folder_can_be_made_is_a_matter_of_the_machine(tmp_path: Path, config: RunConfig) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentProblem, match="cannot create a run folder") as caught:
+        create_run(tmp_path / "file" / "runs", "a", config, TABLE)
+    assert caught.value.exit_code == 3

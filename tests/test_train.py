@@ -1,0 +1,205 @@
+"""Training: who learns at which rate, and that no interruption changes the weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bmtas.architecture import Architecture
+from bmtas.checkpoint import load_checkpoint
+from bmtas.config import Optimiser, RunConfig
+from bmtas.data.protocol import Dataset
+from bmtas.data.source import open_dataset
+from bmtas.errors import DivergedError, UsageError
+from bmtas.interrupt import Interrupted
+from bmtas.networks.network import build_network
+from bmtas.progress import Silent
+from bmtas.train import Training, load_network, parameter_groups
+from bmtas.workflow import Request, plan_search
+
+TASKS = ("semseg", "depth", "edge")
+TREE = Architecture(
+    backbone="mobilenet_v2",
+    tasks=TASKS,
+    groupings=((TASKS,),) * 4 + ((("semseg",), ("depth", "edge")),) * 13 + ((("semseg",), ("depth",), ("edge",)),),
+)
+STEPS = 4
+
+
+class InterruptAfter(Silent):
+    """Sends this process SIGTERM once `steps` steps of this process are done."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, **values: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from more threads, and lose much to them on a machine that others use too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return plan_search(
+        Request(
+            data="scenes",
+            tasks=list(TASKS),
+            size=(32, 32),
+            train_overrides={"batch_size": 2, "steps": STEPS},
+        )
+    ).config
+
+
+def training(config: RunConfig, folder: Path, dataset: Dataset | None = None) -> Training:
+    return Training(config, TREE, dataset or open_dataset("scenes"), folder, "cpu")
+
+
+def diverging(config: RunConfig) -> RunConfig:
+    settings = config.train.model_copy(update={"optimiser": Optimiser.SGD, "learning_rate": 1e30})
+    return config.model_copy(update={"train": settings})
+
+
+@pytest.fixture(scope="module")
+def straight(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("straight")
+    training(config, folder).run(Silent())
+    return folder
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    ours, theirs = (load_checkpoint(folder / "weights.pt")["network"] for folder in (a, b))
+    return list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("divide", [True, False])
+def test_a_layer_learns_at_the_rate_over_the_tasks_that_share_it(config: RunConfig, divide: bool) -> None:
+    network = build_network(TREE, config.task_list())
+    rates = {}
+    for group in parameter_groups(network, 0.6, divide=divide):
+        rates |= {id(p): group["lr"] for p in group["params"]}
+    expected = {
+        "stem.semseg+depth+edge.": 0.2,
+        "layers.00.semseg+depth+edge.": 0.2,
+        "layers.03.semseg+depth+edge.": 0.2,
+        "layers.04.semseg.": 0.6,
+        "layers.04.depth+edge.": 0.3,
+        "layers.16.depth+edge.": 0.3,
+        "layers.17.depth.": 0.6,
+        "layers.17.edge.": 0.6,
+        "heads.depth.": 0.6,
+    }
+    seen = dict.fromkeys(expected, 0)
+    for name, parameter in network.named_parameters():
+        assert id(parameter) in rates, name  # nothing is forgotten
+        for prefix, rate in expected.items():
+            if name.startswith(prefix):
+                seen[prefix] += 1
+                assert rates[id(parameter)] == pytest.approx(rate if divide else 0.6), name
+    assert min(seen.values()) > 0
+    assert len(rates) == len(list(network.parameters()))
+
+
+def test_interrupted_training_ends_with_bit_for_bit_the_same_weights(
+    config: RunConfig, straight: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        training(config, tmp_path).run(InterruptAfter(1))
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["done"] == 2
+    assert not (tmp_path / "weights.pt").exists()
+    training(config, tmp_path).run(Silent())
+    assert same_weights(tmp_path, straight)
+    assert (tmp_path / "history.jsonl").read_text() == (straight / "history.jsonl").read_text()
+    assert steps_of(tmp_path) == list(range(STEPS))
+
+
+def test_training_changes_every_parameter_of_every_task(config: RunConfig, straight: Path) -> None:
+    torch.manual_seed(config.seed)  # the same start as the training's own
+    before = dict(build_network(TREE, config.task_list()).named_parameters())
+    after = load_checkpoint(straight / "weights.pt")["network"]
+    assert [name for name, value in before.items() if torch.equal(value, after[name])] == []
+
+
+def test_training_killed_between_its_last_checkpoint_and_the_weights_only_writes_them(
+    config: RunConfig, straight: Path, tmp_path: Path
+) -> None:
+    for name in ("checkpoint.pt", "history.jsonl"):
+        shutil.copy(straight / name, tmp_path)
+    training(config, tmp_path).run(Silent())
+    assert same_weights(tmp_path, straight)
+    assert steps_of(tmp_path) == list(range(STEPS))
+
+
+def test_lines_without_any_checkpoint_are_written_once(config: RunConfig, straight: Path, tmp_path: Path) -> None:
+    """Killed before the first checkpoint was complete, or its file was deleted as the message advises."""
+    shutil.copy(straight / "history.jsonl", tmp_path)
+    training(config, tmp_path).run(Silent())
+    assert steps_of(tmp_path) == list(range(STEPS))
+
+
+def test_training_that_diverges_stops_with_the_last_checkpoint_in_place(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        training(config, tmp_path).run(InterruptAfter(1))
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    broken = load_checkpoint(tmp_path / "checkpoint.pt")
+    for group in broken["optimiser"]["param_groups"]:
+        group["base_lr"] = 1e30  # the checkpoint's own rate is what goes on
+    torch.save(broken, tmp_path / "checkpoint.pt")
+    spoilt = (tmp_path / "checkpoint.pt").read_bytes()
+    assert spoilt != before
+    with pytest.raises(DivergedError, match=r"step 3|no longer finite") as caught:
+        training(config, tmp_path).run(Silent())
+    assert "checkpoint.pt" in str(caught.value)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == spoilt
+    assert not (tmp_path / "weights.pt").exists()
+
+
+def test_a_loss_that_is_no_number_names_task_and_step(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(
+        DivergedError, match=rf"training '{tmp_path.name}': the loss of '(semseg|depth|edge)' is .* at step 1"
+    ):
+        training(diverging(config), tmp_path).run(Silent())
+    assert not (tmp_path / "weights.pt").exists()
+
+
+@pytest.mark.parametrize("every_s", [0.0, 1e9])
+def test_no_state_that_is_not_finite_is_ever_saved(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float
+) -> None:
+    monkeypatch.setattr(Training, "checkpoint_every_s", every_s)
+    with pytest.raises(DivergedError):
+        training(diverging(config), tmp_path).run(Silent())
+    for path in tmp_path.glob("*.pt"):
+        state = load_checkpoint(path)["network"]
+        assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point()), path
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(config: RunConfig, straight: Path, tmp_path: Path) -> None:
+    shutil.copy(straight / "checkpoint.pt", tmp_path)
+    other = Training(config, Architecture.shared("mobilenet_v2", TASKS, 18), open_dataset("scenes"), tmp_path, "cpu")
+    with pytest.raises(UsageError, match="another architecture"):
+        other.run(Silent())
+
+
+def test_weights_of_another_architecture_are_refused(config: RunConfig, straight: Path) -> None:
+    with pytest.raises(UsageError, match=r"weights\.pt does not hold the weights of this architecture"):
+        load_network(config, Architecture.separate("mobilenet_v2", TASKS, 18), straight / "weights.pt")
