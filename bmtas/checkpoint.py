@@ -14,6 +14,7 @@ from bmtas.errors import DivergedError, UsageError
 from bmtas.files import atomic_path
 
 SCHEMA_VERSION = 1
+_REASON_CHARACTERS = 160
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -64,7 +65,8 @@ def belongs(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:_REASON_CHARACTERS]  # PyTorch lists every parameter
         raise UsageError(
-            f"{path} does not belong to {what} ({type(error).__name__}: {error}); it was changed, or written by another "
+            f"{path} does not belong to {what} ({type(error).__name__}: {reason}); it was changed, or written by another "
             "version of bmtas. Delete it to begin this phase anew with the same command"
         ) from None

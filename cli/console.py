@@ -33,6 +33,8 @@ def emit_json(data: dict[str, Any], target: str) -> None:
     text = json.dumps(data, indent=2) + "\n"
     if target == "-":
         sys.stdout.write(text)
+    elif Path(target).exists() and not Path(target).is_file():
+        Path(target).write_text(text, encoding="utf-8")  # a pipe or a device is written to, not replaced
     else:
         write_text(Path(target), text)
 

@@ -38,16 +38,16 @@ class OnnxSession:
         options.intra_op_num_threads = threads
         # Threads that go on spinning after a run would take the cores from whoever is measured next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Asked for a provider that it was built without, the runtime only warns and takes another.
+        if PROVIDERS[provider] not in runtime.get_available_providers():
+            raise _fell_back(provider, f"this build has only {', '.join(runtime.get_available_providers())}")
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
         except Exception as error:  # noqa: BLE001 -- the runtime's exceptions have no common public class
             raise UsageError(f"{path} cannot be loaded by ONNX Runtime: {error}") from None
         got = self._session.get_providers()[0]
         if got != PROVIDERS[provider]:
-            raise EnvironmentProblem(
-                f"ONNX Runtime was asked for {PROVIDERS[provider]} and fell back to {got}; on this machine the libraries of the "
-                f"{provider} provider are missing or do not load. Use --provider cpu, or install them"
-            )
+            raise _fell_back(provider, f"it took {got} instead, because the provider's libraries do not load")
         self.provider = got
         self.input_name: str = self._session.get_inputs()[0].name
         self.input_shape = tuple(self._session.get_inputs()[0].shape)
@@ -62,3 +62,10 @@ class OnnxSession:
         """Return what `bmtas export` wrote into the file; empty for a file of other origin."""
         entries = self._session.get_modelmeta().custom_metadata_map
         return {k.removeprefix("bmtas."): json.loads(v) for k, v in entries.items() if k.startswith("bmtas.")}
+
+
+def _fell_back(provider: str, reason: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"ONNX Runtime cannot run on {PROVIDERS[provider]} here: {reason}. Use --provider cpu, or install what the "
+        f"{provider} provider needs"
+    )

@@ -99,3 +99,11 @@ def test_a_place_where_no_folder_can_be_made_is_a_matter_of_the_machine(tmp_path
     with pytest.raises(EnvironmentProblem, match="cannot create a run folder") as caught:
         create_run(tmp_path / "file" / "runs", "a", config, TABLE)
     assert caught.value.exit_code == 3
+
+
+def test_what_is_not_complete_is_no_run(tmp_path: Path, config: RunConfig) -> None:
+    """As killed while the folder was being made: hidden, without a number, and in nobody's way."""
+    (tmp_path / ".new-abc").mkdir()
+    (tmp_path / ".new-abc" / "table.json").write_text("{}")
+    assert all_runs(tmp_path) == []
+    assert create_run(tmp_path, "a", config, TABLE).name == "001-a"

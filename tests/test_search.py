@@ -18,7 +18,7 @@ from bmtas.config import PRESETS, Preset
 from bmtas.data.protocol import Dataset, Sample
 from bmtas.errors import DivergedError, UsageError
 from bmtas.interrupt import Interrupted
-from bmtas.progress import Silent
+from bmtas.progress import Progress, Silent
 from bmtas.search import Search, schedule
 from bmtas.workflow import Plan, Request, plan_search
 
@@ -104,15 +104,15 @@ def plan() -> Plan:
     return plan_search(Request(data="scenes", tasks=list(TASKS), size=(32, 32), search_overrides=overrides, seed=3))
 
 
-def search(plan: Plan, folder: Path, dataset: Dataset | None = None) -> Search:
-    return Search(plan.config, dataset or plan.dataset, plan.table, plan.budgets, folder, "cpu")
+def search(plan: Plan, folder: Path, progress: Progress, dataset: Dataset | None = None) -> np.ndarray:
+    return Search(plan.config, dataset or plan.dataset, plan.table, plan.budgets, "cpu").run(folder, None, progress)
 
 
 @pytest.fixture(scope="module")
 def straight(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, Path]:
     """Probabilities and folder of a search that nothing has interrupted: 5 steps."""
     folder = tmp_path_factory.mktemp("straight")
-    return search(plan, folder).run(Silent()), folder
+    return search(plan, folder, Silent()), folder
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -152,11 +152,11 @@ def test_an_interrupted_search_finds_bit_for_bit_the_same(
 ) -> None:
     for already in (0, 2):  # stopped after steps 2 and 4: the signal comes after one step, the next one is the last
         with pytest.raises(Interrupted, match="the same command goes on") as caught:
-            search(plan, tmp_path).run(InterruptAfter(1))
+            search(plan, tmp_path, InterruptAfter(1))
         assert caught.value.exit_code == 130
         assert load_checkpoint(tmp_path / "checkpoint.pt")["done"] == already + 2
     progress = Collected()
-    probabilities = search(plan, tmp_path).run(progress)
+    probabilities = search(plan, tmp_path, progress)
     assert progress.notes == ["continuing at step 4 of 5"]
     assert progress.steps == 1
     assert np.array_equal(probabilities, straight[0])
@@ -169,10 +169,10 @@ def test_lines_of_steps_after_the_last_checkpoint_are_written_once(
     plan: Plan, straight: tuple[np.ndarray, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(Interrupted):
-        search(plan, tmp_path).run(InterruptAfter(1))
+        search(plan, tmp_path, InterruptAfter(1))
     with (tmp_path / "history.jsonl").open("a") as file:  # as a kill leaves it between the lines and the checkpoint
         file.write('{"step": 2, "phase": "weights", "loss.depth": 1.0}\n{"step": 3, "pha')
-    search(plan, tmp_path).run(Silent())
+    search(plan, tmp_path, Silent())
     assert (tmp_path / "history.jsonl").read_text() == (straight[1] / "history.jsonl").read_text()
 
 
@@ -181,7 +181,7 @@ def test_lines_without_any_checkpoint_are_written_once(
 ) -> None:
     """Killed before the first checkpoint was complete, or its file was deleted as the message advises."""
     shutil.copy(straight[1] / "history.jsonl", tmp_path)
-    search(plan, tmp_path).run(Silent())
+    search(plan, tmp_path, Silent())
     assert steps_of(tmp_path) == [0, 1, 2, 3, 4]
 
 
@@ -190,26 +190,25 @@ def test_a_finished_search_gives_its_result_again_without_a_step(
 ) -> None:
     shutil.copytree(straight[1], tmp_path, dirs_exist_ok=True)
     progress = Collected()
-    assert np.array_equal(search(plan, tmp_path).run(progress), straight[0])
+    assert np.array_equal(search(plan, tmp_path, progress), straight[0])
     assert progress.steps == 0
 
 
 def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_in_place(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        search(plan, tmp_path).run(InterruptAfter(1))
+        search(plan, tmp_path, InterruptAfter(1))
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(DivergedError, match=r"'depth' is inf at step 2 .*checkpoint\.pt"):
-        search(plan, tmp_path, FarAway(plan.dataset)).run(Silent())
+    with pytest.raises(DivergedError, match=r"step 2 .*'depth' is inf; .* stands in .*checkpoint\.pt"):
+        search(plan, tmp_path, Silent(), FarAway(plan.dataset))
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert load_checkpoint(tmp_path / "checkpoint.pt")["done"] == 2
     assert steps_of(tmp_path) == [0, 1]
 
 
 def test_a_checkpoint_is_not_promised_where_there_is_none(plan: Plan, tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match="'depth' is inf at step 0") as caught:
-        search(plan, tmp_path, FarAway(plan.dataset)).run(Silent())
-    assert not (tmp_path / "checkpoint.pt").exists()
-    assert f"stands in {tmp_path}" not in str(caught.value) or "if there" in str(caught.value)
+    with pytest.raises(DivergedError, match=r"step 0 .*'depth' is inf; no checkpoint"):
+        search(plan, tmp_path, Silent(), FarAway(plan.dataset))
+    assert list(tmp_path.glob("*.pt")) == []
 
 
 def test_a_checkpoint_of_a_longer_search_is_refused(
@@ -223,4 +222,4 @@ def test_a_checkpoint_of_a_longer_search_is_refused(
         ),
     )
     with pytest.raises(UsageError, match="at step 5 of a search of 3 steps"):
-        search(shorter, tmp_path).run(Silent())
+        search(shorter, tmp_path, Silent())

@@ -79,8 +79,10 @@ def test_a_budget_below_all_shared_is_answered_with_the_range_that_can_be_reache
 def test_a_budget_above_separate_networks_is_said_to_be_no_constraint(dry: Callable[..., Any]) -> None:
     result = dry("--budget", "9GMAdds")
     assert result.code == 0
-    assert "budget 9GMAdds is no constraint: separate networks cost 148 MMAdds" in result.err
-    assert "no constraint" not in dry("--budget", "148MMAdds").err  # separate are 148.27, counted in test_pipeline
+    # 146.50 and 148.27 MMAdds; the second is counted by PyTorch in test_pipeline.
+    assert "budget 9GMAdds is no constraint" in result.err
+    assert "separate networks 148 MMAdds" in result.err
+    assert "no constraint" not in dry("--budget", "146MMAdds").err
 
 
 @pytest.mark.parametrize("size", ["32x32", "64x64", "96x96"])
@@ -135,25 +137,14 @@ def test_numbers_out_of_range_are_refused_with_the_rule(
 
 
 def test_weights_that_do_not_exist_are_refused_before_anything_is_written(
-    bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path, dry: Callable[..., Any]
+    bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path
 ) -> None:
     runs = tmp_path / "some-runs"
     result = bmtas("search", "--data", tiny_data, "--weights", "absent.pth", "--runs", runs, *QUICK)
     assert result.code == 2
-    assert "'absent.pth'" in result.err
+    assert "absent.pth" in result.err
+    assert "neither 'imagenet' nor 'none' nor a file" in result.err
     assert not runs.exists()  # a run that cannot begin would stand in the way of the latest one
-    assert dry("--weights", "absent.pth").code == 2
-
-
-def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(
-    bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path
-) -> None:
-    runs = tmp_path / "some-runs"
-    result = bmtas("search", "--data", tiny_data, "--batch-size", "64", "--runs", runs)
-    assert result.code == 2
-    assert "fewer than one batch of 64" in result.err
-    assert "--batch-size" in result.err
-    assert not runs.exists()
 
 
 def test_weights_of_another_network_are_refused(bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path) -> None:

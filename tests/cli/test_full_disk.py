@@ -41,6 +41,8 @@ with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         file.write(bytes(4096))
 attempt("run folder", *arguments)
 filler.unlink()
+resize("4k")
+attempt("half a run folder", *arguments)
 resize("12m")
 run_folder = disk / "runs" / trained.name
 for name in ("run.json", "table.json", "architecture.json", "networks/shared/weights.pt"):
@@ -78,7 +80,9 @@ def answers(
     return result
 
 
-@pytest.mark.parametrize("moment", ["run folder", "first checkpoint", "large checkpoint", "onnx file"])
+@pytest.mark.parametrize(
+    "moment", ["run folder", "half a run folder", "first checkpoint", "large checkpoint", "onnx file"]
+)
 def test_a_full_disk_is_told_and_nothing_half_written_stays(answers: dict[str, Any], moment: str) -> None:
     answer = answers[moment]
     assert answer["code"] == 3, answer
@@ -87,17 +91,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(answers: dict[str, A
     assert not [name for name in answer["files"] if name.endswith(("checkpoint.pt", "model.onnx"))]
 
 
-def test_without_room_for_its_configuration_there_is_no_run_folder(answers: dict[str, Any]) -> None:
-    assert answers["run folder"]["files"] == []
-
-
-def test_a_search_goes_on_where_the_disk_had_room_for_the_configuration_only(
-    copied_run: Callable[..., Path], bmtas: Callable[..., Any], search_tiny: Callable[..., list[str]]
-) -> None:
-    """The message says: free some space and start the same command again. What was not written then is written now."""
-    path = copied_run("run.json", "search/checkpoint.pt", "search/history.jsonl")
-    result = bmtas(*search_tiny(path.parent))
-    assert result.code == 0, result.err
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert (path / "table.json").exists()
-    assert bmtas("show", "--runs", path.parent).code == 0
+@pytest.mark.parametrize("moment", ["run folder", "half a run folder"])
+def test_a_run_folder_appears_whole_or_not_at_all(answers: dict[str, Any], moment: str) -> None:
+    assert answers[moment]["code"] == 3, answers[moment]
+    assert answers[moment]["files"] == []

@@ -96,8 +96,8 @@ def test_ctrl_c_ends_a_search_with_130_and_says_how_to_go_on(
         assert line, told
         told += line
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=120)
-    assert process.returncode == 130
+    rest = process.stderr.read()
+    assert process.wait(timeout=120) == 130, rest
     assert "the same command goes on from here" in rest
     assert "Traceback" not in rest
     (run,) = tmp_path.iterdir()
@@ -116,8 +116,8 @@ def test_ctrl_c_before_the_first_step_is_no_traceback(
     process = start(*search_tiny(tmp_path, search_steps=500))
     line = process.stderr.readline()  # notes about the plan come first, and the network is built after them
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=120)
-    assert process.returncode == 130, line + rest
+    rest = process.stderr.read()
+    assert process.wait(timeout=120) == 130, line + rest
     assert "Traceback" not in rest
 
 
@@ -138,7 +138,11 @@ def test_what_is_finished_begins_anew_and_what_is_not_goes_on(
     (run / "architecture.json").unlink()
     assert bmtas(*command, "--new").code == 0
     assert runs() == ["001", "002"]
-    # Run 002 is finished: the same command begins the next one.
+    # Run 001 is still unfinished, and the same command goes on with it.
+    assert bmtas(*command).code == 0
+    assert runs() == ["001", "002"]
+    assert (run / "architecture.json").exists()
+    # Nothing is unfinished now: the same command begins the next one.
     assert bmtas(*command).code == 0
     assert runs() == ["001", "002", "003"]
     found = [(p / "search/probabilities.json").read_bytes() for p in sorted(run.parent.iterdir())]
