@@ -192,7 +192,7 @@ def copied_run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., 
     return copy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start the command line in a process of its own; `setup` is Python code that runs there before it."""
     processes: list[subprocess.Popen[str]] = []
@@ -211,6 +211,5 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield begin
     for process in processes:
-        if process.poll() is None:
+        with process:  # closes its pipes and waits
             process.kill()
-            process.wait()

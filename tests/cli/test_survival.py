@@ -24,13 +24,17 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
-    """SIGKILL at the moment at which `reached` becomes true."""
+def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    """SIGKILL at the moment at which `reached` becomes true."""
+    wait_until(process, reached)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -86,15 +90,15 @@ def test_training_that_is_killed_ends_with_the_same_weights(
 
 
 def test_ctrl_c_ends_a_search_with_130_and_says_how_to_go_on(
-    search_tiny: Callable[..., list[str]], start: Callable[..., Any], bmtas: Callable[..., Any], tmp_path: Path
+    searched_run: Any,
+    search_tiny: Callable[..., list[str]],
+    start: Callable[..., Any],
+    bmtas: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
-    command = search_tiny(tmp_path, search_steps=500)
-    process = start(*command)
-    told = ""
-    while "search: 0/" not in told:
-        line = process.stderr.readline()
-        assert line, told
-        told += line
+    process = start(*search_tiny(tmp_path, search_steps=500), setup=EVERY_STEP)
+    history = tmp_path / searched_run.path.name / "search/history.jsonl"
+    wait_until(process, lambda: steps_written(history) >= 1)
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
     assert process.wait(timeout=120) == 130, rest
