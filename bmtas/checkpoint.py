@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bmtas.errors import DivergedError, UsageError
 from bmtas.files import atomic_path
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 SCHEMA_VERSION = 1
 _REASON_CHARACTERS = 160
@@ -22,8 +26,27 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     Raises EnvironmentProblem if the disk is full.
     """
-    with atomic_path(path) as temporary:
-        torch.save({"schema_version": SCHEMA_VERSION, **state}, temporary)
+    with atomic_path(path) as temporary, _Watched(io.FileIO(temporary, "wb")) as file:
+        try:
+            torch.save({"schema_version": SCHEMA_VERSION, **state}, file)
+        except RuntimeError:
+            # PyTorch tells of a write that failed in words of its own; what the system said is the reason.
+            if file.failure is not None:
+                raise file.failure from None
+            raise
+
+
+class _Watched(io.BufferedWriter):
+    """A file that remembers why a write failed."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -180,6 +180,7 @@ def reduced_size(size: tuple[int, int], pixels: int | None, multiple: int = 16) 
     scale = (pixels / (height * width)) ** 0.5
 
     def rounded(side: int) -> int:
-        return max(2, round(side * scale / multiple)) * multiple
+        wanted = max(2, round(side * scale / multiple)) * multiple
+        return wanted if wanted <= side else side // multiple * multiple or side
 
     return rounded(height), rounded(width)

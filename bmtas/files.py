@@ -39,25 +39,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; a result is as readable as any other
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise _explained(error, path) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def _explained(error: OSError | RuntimeError, path: Path) -> Exception:
+def _explained(error: OSError, path: Path) -> Exception:
     """Turn a full disk or a forbidden folder into a message; other errors stay what they are."""
-    # torch.save reports a failed write as a RuntimeError without an errno.
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (
-        isinstance(error, RuntimeError) and "file write failed" in str(error)
-    )
-    if full:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentProblem(
             f"no space left for {path}; what was there before is untouched. Free some space, or choose another folder "
             "with --runs, and start the same command again"
         )
-    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return EnvironmentProblem(f"cannot write {path}: {error}; choose a folder of your own with --runs")
     return error
 

@@ -123,7 +123,7 @@ class Search:
         state = self._begin(weights)
         if checkpoint.exists():
             self._restore(state, checkpoint)
-            history.cut(state.done)
+        history.cut(state.done)
 
         def take(step: int) -> dict[str, float]:
             record = self._take(self.steps[step], state, checkpoint)
@@ -132,7 +132,8 @@ class Search:
             return {k: v for k, v in record.items() if isinstance(v, float)}
 
         def save(done: int) -> None:
-            require_finite(state.supergraph.state_dict(), f"search, step {done}", checkpoint)
+            learned = {"architecture parameters": state.logits, **state.supergraph.state_dict()}
+            require_finite(learned, f"search, step {done}", checkpoint)
             history.write()
             save_checkpoint(checkpoint, state.to_checkpoint())
 

@@ -31,11 +31,11 @@ def run_steps(
     `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken. Raises
     Interrupted after SIGINT or SIGTERM, when everything is saved.
     """
-    progress.start(name, total, done)
-    if done:
-        progress.note(f"continuing at step {done} of {total}")
     saved = time.monotonic()
     with stop_between_steps() as stop:
+        progress.start(name, total, done)
+        if done:
+            progress.note(f"continuing at step {done} of {total}")
         for step in range(done, total):
             shown = take(step)
             due = time.monotonic() - saved >= checkpoint_every_s

@@ -70,6 +70,8 @@ def write_onnx(
         model = onnx.load(str(path))
         _tidy(model)
         onnx.checker.check_model(model, full_check=True)
+    except OSError:
+        raise  # a full disk is no fault of the network's
     except Exception as error:  # the exporter and the checker raise errors of many classes
         raise BuildError(f"ONNX export failed: {type(error).__name__}: {error}") from error
     outputs = [output.name for output in model.graph.output]
