@@ -36,12 +36,16 @@ def render_run(run: Any, console: Any) -> None:
     architecture = run.architecture("found")
     costs = network_costs(run, "found")
     console.print(_tree(architecture, table))
-    reach = ", ".join(
-        f"{format_quantity(costs[r.value], r)} (all shared {format_quantity(table.shared_total(r), r)}, separate networks "
-        f"{format_quantity(table.separate_total(r), r)})"
-        for r in (Resource.MADDS, Resource.PARAMS)
-    )
-    console.print(f"budget {', '.join(config.budgets)}; found {reach}")
+    console.print(f"budget {', '.join(config.budgets)}")
+    for r in (Resource.MADDS, Resource.PARAMS):
+        console.print(
+            f"found {format_quantity(costs[r.value], r)}; all shared {format_quantity(table.shared_total(r), r)}, "
+            f"separate networks {format_quantity(table.separate_total(r), r)}"
+        )
+    if run.read_result(run.architecture_path).get("exact") is False:
+        console.print(
+            "this is the best tree that a bounded search found; with so many tasks a more probable one may exist"
+        )
     console.print(_sharing(architecture))
 
 
@@ -79,9 +83,7 @@ def _tree(architecture: Any, table: Any) -> Any:
 def _sharing(architecture: Any) -> Any:
     from rich.table import Table
 
-    view = Table(
-        title=f"layers shared, of {len(architecture.groupings)} (the stem comes before them and is always shared)"
-    )
+    view = Table(title=f"layers shared, of {len(architecture.groupings)}")
     view.add_column("")
     for task in architecture.tasks:
         view.add_column(task, justify="right")
