@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING
@@ -21,7 +22,7 @@ from bmtas.data.source import canonical, open_dataset, open_with_tasks
 from bmtas.device import pick_device
 from bmtas.errors import BudgetError, BuildError, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
-from bmtas.files import write_json
+from bmtas.files import atomic_path, write_json
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
 from bmtas.networks.weights import load_weights
@@ -84,9 +85,8 @@ def plan_search(request: Request) -> Plan:
     train_size = request.train_size or _smaller(size, preset.train_pixels)
     weights = request.weights or preset.weights
     if weights == "none":
-        notes.append(
-            "weights: random (--weights none); pretrained ones usually give better networks (--weights imagenet)"
-        )
+        whose = "" if request.weights else f", as the preset {request.preset.value} has it"
+        notes.append(f"weights: random{whose}; pretrained ones usually give better networks (--weights imagenet)")
     if train_size != size:
         notes.append(
             f"training and metrics at {_text(train_size)}, search at {_text(search_size)}; costs, export and latency are those "
@@ -253,13 +253,24 @@ def open_run_dataset(run: Run) -> Dataset:
     return dataset
 
 
-def train_network(run: Run, name: str, progress: Progress, device: str = "auto") -> bool:
-    """Train one network of a run, going on where it stopped; return False if it was trained already."""
-    if (run.network(name) / "weights.pt").exists():
-        return False
+def train_network(run: Run, name: str, progress: Progress, device: str = "auto") -> str | None:
+    """Train one network of a run, going on where it stopped.
+
+    Returns None, or why nothing had to be trained: it was before, or a network of the same architecture was.
+    """
+    weights = run.network(name) / "weights.pt"
+    if weights.exists():
+        return f"{name} is trained already, in {run.network(name)}"
     architecture = run.architecture(name)
+    for other in run.trained():
+        if run.architecture(other) == architecture:
+            # The same seed, data and steps would give the same weights again.
+            for file in ("architecture.json", "history.jsonl", "weights.pt"):
+                with atomic_path(run.network(name) / file) as temporary:
+                    shutil.copyfile(run.network(other) / file, temporary)
+            return f"{name} is the same network as {other}, which is trained already; its weights are taken"
     Training(run.config(), architecture, open_run_dataset(run), run.network(name), device).run(progress)
-    return True
+    return None
 
 
 def evaluate_networks(

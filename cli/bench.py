@@ -36,6 +36,7 @@ def bench_command(
 
     Example: bmtas bench --samples 50
     """
+    from bmtas.errors import UsageError
     from bmtas.files import write_json
     from bmtas.runs import open_run
     from cli.console import ShownProgress, emit_json, out
@@ -43,6 +44,9 @@ def bench_command(
 
     chosen = None if files else open_run(runs, run)
     if chosen is None:
+        for path in files or ():
+            if not path.is_file():
+                raise UsageError(f"{path} does not exist; `bmtas export` writes ONNX files")
         targets = {path.stem if len(files or ()) == 1 else str(path): path for path in files or ()}
     else:
         targets = _of_run(chosen, network)
@@ -109,5 +113,6 @@ def _as_table(report: dict[str, Any]) -> Any:
             f"{result['spread']:.0%}" + ("" if result["stable"] else " unstable"),
         )
     for name, value in report["eager_over_onnxruntime"].items():
-        view.caption = f"{view.caption}; {name}: eager takes {value['median']:.2f}x ONNX Runtime"
+        quartiles = f"{value['q1']:.2f} to {value['q3']:.2f}"
+        view.caption = f"{view.caption}; {name}: eager takes {value['median']:.2f}x ONNX Runtime ({quartiles})"
     return view

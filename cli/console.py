@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ _LINE_EVERY_S = 10.0  # in a log, between two lines about the same phase
 
 def out() -> Console:
     """Return the console for results; wide enough for tables where it is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140, highlight=False)
 
 
 def err() -> Console:

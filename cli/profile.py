@@ -15,6 +15,9 @@ def profile_command(
     tasks: Annotated[
         str, typer.Option(help="A known task set (pascal-context, nyud-v2), scenes, or a manifest.")
     ] = "pascal-context",
+    data: Annotated[
+        str | None, typer.Option(help="scenes or a manifest, as in `bmtas search`; the same as giving it to --tasks.")
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH; the data's own size, or 512x512 for a task set.")
     ] = None,
@@ -26,14 +29,22 @@ def profile_command(
     """
     from bmtas.networks.backbone import get_backbone
     from bmtas.profile import build_table
-    from cli.console import emit_json, out, parse_size
+    from cli.console import emit_json, err, out, parse_size
+    from costs.units import format_quantity
 
-    chosen, own_size = _tasks_and_size(tasks)
+    chosen, own_size = _tasks_and_size(data or tasks)
+    err().print("counting multiply-adds ...")
     table = build_table(get_backbone(backbone), chosen, parse_size(size, "--size") or own_size)
     if json is not None:
         emit_json(_as_json(table), json)
     if json != "-":
-        out().print(_as_table(table))
+        console = out()
+        console.print(_as_table(table))
+        ranges = [
+            f"{format_quantity(table.shared_total(r), r)} to {format_quantity(table.split_total(r), r)}"
+            for r in table.resources()
+        ]
+        console.print(f"budgets that a search can meet: {', or '.join(ranges)}", soft_wrap=True)
 
 
 def _tasks_and_size(spec: str) -> tuple[Any, tuple[int, int]]:

@@ -55,6 +55,7 @@ def search_command(
     Example: bmtas search --data examples/ccp.yaml --budget 3GMAdds
     """
     from bmtas.config import Preset
+    from bmtas.data.check import check_labels
     from bmtas.errors import UsageError, nearest
     from bmtas.files import read_json
     from bmtas.workflow import Request, plan_search, run_search
@@ -87,6 +88,7 @@ def search_command(
         for note in plan.notes:
             progress.note(note)
         if dry_run:
+            check_labels(plan.dataset, plan.config.task_list(), progress)
             _describe(plan, json)
             return
         run = run_search(plan, runs, progress, device=device, new=new)
@@ -97,6 +99,7 @@ def search_command(
 
 
 def _describe(plan: Any, json: str | None) -> None:
+    from bmtas.search import schedule
     from cli.console import emit_json, out
     from costs.units import format_quantity
 
@@ -110,14 +113,19 @@ def _describe(plan: Any, json: str | None) -> None:
         f"tasks: {', '.join(t['name'] for t in config.tasks)}; backbone {config.backbone}, weights {config.weights}"
     )
     for budget in plan.budgets:
-        reach = [
+        shared, split, separate = (
             format_quantity(total(budget.resource), budget.resource)
-            for total in (plan.table.shared_total, plan.table.separate_total)
-        ]
-        console.print(f"budget: {budget.text}, between {reach[0]} (all shared) and {reach[1]} (separate networks)")
+            for total in (plan.table.shared_total, plan.table.split_total, plan.table.separate_total)
+        )
+        console.print(
+            f"budget: {budget.text}; a tree costs {shared} (all shared) to {split} (only the stem shared), separate networks {separate}"
+        )
     console.print(
-        f"search: {search.warmup_steps} warm-up and {search.weight_steps} weight steps, batch {search.batch_size}, at "
-        f"{config.search_size[0]}x{config.search_size[1]}; then `bmtas train`: {config.train.steps} steps, batch "
-        f"{config.train.batch_size}, at {config.train_size[0]}x{config.train_size[1]}"
+        f"search: {len(schedule(search))} steps at {config.search_size[0]}x{config.search_size[1]}, batch {search.batch_size}: "
+        f"{search.warmup_steps} of warm-up, {search.weight_steps} of weights, the others of the architecture"
     )
-    console.print("nothing was written, labels and weights were not looked at (--dry-run)")
+    console.print(
+        f"then `bmtas train`: {config.train.steps} steps at {config.train_size[0]}x{config.train_size[1]}, batch "
+        f"{config.train.batch_size}"
+    )
+    console.print("nothing was written, and weights were not fetched (--dry-run)")

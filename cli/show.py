@@ -42,6 +42,10 @@ def render_run(run: Any, console: Any) -> None:
             f"found {format_quantity(costs[r.value], r)}; all shared {format_quantity(table.shared_total(r), r)}, "
             f"separate networks {format_quantity(table.separate_total(r), r)}"
         )
+    if all(count == 1 for count in architecture.group_counts):
+        console.print(
+            "this is the all-shared network: the most probable one of the search, though the budget allows more"
+        )
     if run.read_result(run.architecture_path).get("exact") is False:
         console.print(
             "this is the best tree that a bounded search found; with so many tasks a more probable one may exist"

@@ -31,7 +31,8 @@ def train_command(
         chosen.architecture(name)  # says which command comes first, before anything runs
     with ShownProgress(quiet=quiet) as progress:
         for name in names:
-            if not train_network(chosen, name, progress, device):
-                progress.note(f"{name} is trained already, in {chosen.network(name)}")
+            said = train_network(chosen, name, progress, device)
+            if said is not None:
+                progress.note(said)
         evaluate_networks(chosen, names, progress, device=device)
     render_results(chosen, out())

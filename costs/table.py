@@ -204,7 +204,11 @@ class CostTable(_Frozen):
 
     def _require(self, resource: Resource) -> None:
         if resource not in self.layers[0].per_group:
-            remedy = "; state the budget in one of those" if resource is Resource.LATENCY_MS else ""
+            remedy = (
+                "; milliseconds need a table with measured latencies, so state the budget in MAdds or Params"
+                if resource is Resource.LATENCY_MS
+                else ""
+            )
             raise CostError(
                 f"the cost table of {self.backbone} knows {_names(self.resources())}, not {resource}{remedy}"
             )

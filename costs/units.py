@@ -41,7 +41,7 @@ _PREFIX_OF: Final = {0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
 _WORD_UNITS: Final = {"madds": Resource.MADDS, "params": Resource.PARAMS}
 _TIME_EXPONENTS: Final = {"us": -3, "µs": -3, "μs": -3, "ms": 0, "s": 3}
 _UNIT_NAMES: Final = {Resource.MADDS: "MAdds", Resource.PARAMS: "Params", Resource.LATENCY_MS: "ms"}
-_EXAMPLE: Final = "write for example 9GMAdds, 4.5MParams or 12ms"
+_EXAMPLE: Final = "write for example 9GMAdds or 4.5MParams"
 
 _QUANTITY: Final = re.compile(
     r"\s*(?P<number>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?(?![a-z])|nan(?![a-z])))?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,15 +27,40 @@ def check_labels(dataset: Dataset, tasks: Sequence[Task], progress: Progress) ->
     names = [task.name for task in tasks]
     mark = cache_folder() / "checked" / f"{dataset.fingerprint()}-{'+'.join(names)}"
     if mark.exists():
+        progress.note(_counts(dataset, names))
         return
     progress.start("check data", sum(len(dataset.ids(split)) for split in dataset.splits))
     problems = list(check(dataset, tasks=names, tick=progress.advance))
     if problems:
-        more = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        listed = "\n".join(problems[:_SHOWN])
-        raise UsageError(f"{dataset.name}: {len(problems)} problems in images and labels:\n{listed}{more}")
+        raise UsageError(f"{dataset.name}: {len(problems)} problems in images and labels:\n{_by_cause(problems)}")
+    progress.note(_counts(dataset, names))
     with contextlib.suppress(OSError, BmtasError):  # a cache that cannot be written costs time, nothing else
         write_text(mark, "")
+
+
+def _by_cause(problems: Sequence[str]) -> str:
+    """Return a line per kind of problem: its first message, and how many more files have it."""
+    causes: dict[str, list[str]] = {}
+    for problem in problems:
+        # Messages of one cause differ in the file that they begin with, and in numbers.
+        causes.setdefault(re.sub(r"\S*[/\\]\S*|\d+", "#", problem), []).append(problem)
+    lines = [
+        found[0] + (f" (and {len(found) - 1} more files with the same problem)" if len(found) > 1 else "")
+        for found in causes.values()
+    ]
+    more = [f"... and {len(lines) - _SHOWN} more kinds of problems"] if len(lines) > _SHOWN else []
+    return "\n".join(lines[:_SHOWN] + more)
+
+
+def _counts(dataset: FolderDataset, names: Sequence[str]) -> str:
+    """Return how many images each split has, and which tasks lack labels for some of them."""
+    sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
+    total = sum(len(dataset.ids(split)) for split in dataset.splits)
+    labelled = {name: dataset.label_count(name) for name in names}
+    lacking = [f"{name} has labels for {n} of {total}" for name, n in labelled.items() if n < total]
+    return f"images: {sizes}" + (
+        f"; {'; '.join(lacking)}: is a suffix or a folder wrong?" if lacking else "; all labelled"
+    )
 
 
 def check(

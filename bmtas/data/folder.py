@@ -76,6 +76,10 @@ class FolderDataset:
         """Names of the splits; `train` and `val` are among them."""
         return tuple(self._splits)
 
+    def label_count(self, task: str) -> int:
+        """Return how many of the images in the splits have a label of `task`."""
+        return sum(i in self._labels[task] for ids in self._splits.values() for i in ids)
+
     def ids(self, split: str) -> tuple[str, ...]:
         """Return the ids of `split`, in the order of its list. Raises UsageError for an unknown split."""
         if split not in self._splits:

@@ -115,7 +115,8 @@ class _Strict(BaseModel):
         """Take `key:` without a value as absent, but for `ignore`, where null is a decision."""
         if not isinstance(data, dict):
             raise ValueError(f"here stands a mapping with the keys {', '.join(cls.model_fields)}")  # noqa: TRY004
-        return {key: value for key, value in data.items() if key == "ignore" or value not in _NULLS}
+        kept = {"ignore"} | (set(data) - set(cls.model_fields))  # an unknown key is a mistake whatever its value
+        return {key: value for key, value in data.items() if key in kept or value not in _NULLS}
 
 
 _Suffix = Annotated[str, Field(pattern=r"\.[^./\\]+$")]
