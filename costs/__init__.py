@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from costs.errors import BudgetBelowReach, CostError
     from costs.expected import expected_cost, expected_groups, sharing_probabilities
+    from costs.groupings import grouping_probabilities
     from costs.table import CostTable, FixedCost, LayerCost
     from costs.units import Budget, Resource, format_quantity, parse_budget
 
@@ -36,6 +37,7 @@ __all__ = [
     "sharing_probabilities",
     "expected_groups",
     "expected_cost",
+    "grouping_probabilities",
     "Multiplier",
     "best_architecture",
     "Decoded",
@@ -53,6 +55,7 @@ _HOMES = {
     "units": ("Resource", "Budget", "parse_budget", "format_quantity"),
     "table": ("CostTable", "LayerCost", "FixedCost"),
     "expected": ("sharing_probabilities", "expected_groups", "expected_cost"),
+    "groupings": ("grouping_probabilities",),
     "decode": (
         "Decoded",
         "Grouping",

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costs.errors import BudgetBelowReach, CostError
+from costs.groupings import check_rows
 from costs.partitions import Partition, meet, tasks_of
 from costs.programme import Problem, Tree, best_tree, find_prices, shared_tree
 from costs.splits import COMPLETE_TASKS, MOST_TASKS, Floats, group_draws, split_probabilities, splits_for
@@ -19,9 +20,6 @@ from costs.units import Budget, Resource, format_quantity
 
 Grouping = tuple[tuple[int, ...], ...]
 """A partition of the tasks 0..T-1: blocks in the order of their first task, tasks ascending."""
-
-ROW_TOLERANCE = 1e-5
-"""How far a row of probabilities may be from the sum 1."""
 
 _SCORE_STEP = 2.0**-36
 """Lattice of -log probabilities. Sums up to 2^17 are exact; rounding moves an architecture by less than 1e-9."""
@@ -110,7 +108,7 @@ def argmax_architecture(probs: npt.ArrayLike) -> tuple[Grouping, ...]:
     `probs` has shape (L, T, C); of equal candidates the first is taken. Source: Bruggemann et al., BMVC 2020,
     section 3. The result keeps to no budget. Raises CostError if `probs` is no such array.
     """
-    return architecture_from_draws(_check_probs(probs, None).argmax(axis=2))
+    return architecture_from_draws(check_rows(probs).argmax(axis=2))
 
 
 def architecture_from_draws(draws: npt.ArrayLike) -> tuple[Grouping, ...]:
@@ -167,21 +165,11 @@ def _check_budgets(table: CostTable, budgets: Sequence[Budget]) -> dict[Resource
     return limits or {table.resources()[0]: math.inf}
 
 
-def _check_probs(probs: npt.ArrayLike, table: CostTable | None) -> Floats:
-    array = np.asarray(probs, dtype=np.float64)
-    wanted = (len(table.layers), len(table.tasks)) if table else array.shape[:2]
-    if array.ndim != 3 or 0 in array.shape or array.shape[:2] != wanted:
-        expected = f" = ({wanted[0]}, {wanted[1]}, C)" if table else ""
-        raise CostError(f"probabilities of shape {array.shape}: expected (layers, tasks, candidates){expected}")
-    worst = max(float(np.abs(array.sum(axis=2) - 1).max()), float(-array.min()))
-    if not worst <= ROW_TOLERANCE:  # so that NaN is caught too
-        raise CostError(
-            f"probabilities: a row differs from a distribution over candidates by {worst:.3g}, allowed is "
-            f"{ROW_TOLERANCE:g}; pass the softmax of the architecture parameters"
-        )
-    if table and array.shape[1] > MOST_TASKS:
+def _check_probs(probs: npt.ArrayLike, table: CostTable) -> Floats:
+    array = check_rows(probs, (len(table.layers), len(table.tasks)))
+    if array.shape[1] > MOST_TASKS:
         raise CostError(f"{array.shape[1]} tasks: the most probable architecture is searched for up to {MOST_TASKS}")
-    return np.maximum(array, 0.0)
+    return array
 
 
 def _scores(chances: Floats, shape: tuple[int, ...]) -> Floats:
