@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         check_budgets,
     )
     from costs.errors import BudgetBelowReach, CostError
-    from costs.expected import expected_cost, expected_groups, sharing_probabilities
+    from costs.expected import expected_cost, expected_groups, expected_layer_costs, sharing_probabilities
+    from costs.forms import expected_from_groupings, partition_costs
     from costs.groupings import grouping_probabilities
     from costs.table import CostTable, FixedCost, LayerCost
     from costs.units import Budget, Resource, format_quantity, parse_budget
@@ -37,7 +38,10 @@ __all__ = [
     "sharing_probabilities",
     "expected_groups",
     "expected_cost",
+    "expected_layer_costs",
+    "expected_from_groupings",
     "grouping_probabilities",
+    "partition_costs",
     "Multiplier",
     "best_architecture",
     "Decoded",
@@ -54,7 +58,8 @@ _HOMES = {
     "errors": ("CostError", "BudgetBelowReach"),
     "units": ("Resource", "Budget", "parse_budget", "format_quantity"),
     "table": ("CostTable", "LayerCost", "FixedCost"),
-    "expected": ("sharing_probabilities", "expected_groups", "expected_cost"),
+    "expected": ("sharing_probabilities", "expected_groups", "expected_cost", "expected_layer_costs"),
+    "forms": ("expected_from_groupings", "partition_costs"),
     "groupings": ("grouping_probabilities",),
     "decode": (
         "Decoded",
