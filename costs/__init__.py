@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from costs.controller import Multiplier
     from costs.decode import (
         Decoded,
-        Grouping,
         architecture_from_draws,
         argmax_architecture,
         best_architecture,
         budget_range,
         check_budgets,
+        pareto_front,
     )
     from costs.errors import BudgetBelowReach, CostError
     from costs.expected import expected_cost, expected_groups, expected_layer_costs, sharing_probabilities
     from costs.forms import expected_from_groupings, partition_costs
     from costs.groupings import grouping_probabilities
+    from costs.partitions import Grouping
     from costs.table import CostTable, FixedCost, LayerCost
     from costs.units import Budget, Resource, format_quantity, parse_budget
 
@@ -50,6 +51,7 @@ __all__ = [
     "architecture_from_draws",
     "budget_range",
     "check_budgets",
+    "pareto_front",
     "CostError",
     "BudgetBelowReach",
 ]
@@ -61,14 +63,15 @@ _HOMES = {
     "expected": ("sharing_probabilities", "expected_groups", "expected_cost", "expected_layer_costs"),
     "forms": ("expected_from_groupings", "partition_costs"),
     "groupings": ("grouping_probabilities",),
+    "partitions": ("Grouping",),
     "decode": (
         "Decoded",
-        "Grouping",
         "argmax_architecture",
         "architecture_from_draws",
         "best_architecture",
         "budget_range",
         "check_budgets",
+        "pareto_front",
     ),
     "controller": ("Multiplier",),
 }

@@ -185,7 +185,7 @@ def _restricted(tasks: int, chosen: tuple[Partition, ...]) -> Splits:
         few = dict.fromkeys(partitions_up_to(mask, blocks))
         few.update(dict.fromkeys(restrict(partition, mask) for partition in chosen))
         listed.extend((mask, part) for part in few)
-    return _pack(tasks, listed, complete=len(listed) == bell(tasks + 1) - 1)
+    return pack_splits(tasks, listed, complete=len(listed) == bell(tasks + 1) - 1)
 
 
 def _count(tasks: int, blocks: int) -> int:
@@ -200,7 +200,7 @@ def _count(tasks: int, blocks: int) -> int:
     return sum(row[: blocks + 2])
 
 
-def _pack(tasks: int, listed: Sequence[tuple[int, Partition]], *, complete: bool) -> Splits:
+def pack_splits(tasks: int, listed: Sequence[tuple[int, Partition]], *, complete: bool) -> Splits:
     """Lay the splits out in arrays; `listed` is sorted by set and closed under the removal of a block."""
     numbers = {partition: 1 + s for s, (_, partition) in enumerate(listed)}
     numbers[()] = 0
