@@ -16,12 +16,13 @@ from bmtas.data.batches import Loader
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import open_dataset
 from bmtas.device import pick_device
-from bmtas.errors import BudgetError, BuildError, UsageError
+from bmtas.errors import BudgetError, BuildError, EnvironmentProblem, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
 from bmtas.files import write_json, write_text
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
 from bmtas.pictures import prediction_sheet
+from bmtas.plots import draw_search
 from bmtas.profile import build_table, count_network
 from bmtas.progress import Progress
 from bmtas.runs import Run, create_run, latest_run
@@ -164,6 +165,10 @@ def run_search(plan: Plan, root: Path, progress: Progress, *, device: str = "aut
     progress.note(f"device: {search.device}")
     probabilities = search.run(progress)
     _write_found(run, plan, probabilities)
+    try:
+        draw_search(run)
+    except EnvironmentProblem as error:  # the architecture is there, and a search is too long to fail over a picture
+        progress.note(f"no pictures: {error}")
     return run
 
 

@@ -155,13 +155,9 @@ def opening(path: Path) -> str:
 
 def test_missing_places_are_told_with_key_and_path(tree: Path) -> None:
     message = opening(manifest(tree, "  t: {kind: edge, folder: contour}\n"))
-    assert message.startswith(
-        f"{tree}/own.yaml:5: tasks.t.folder: there is no folder {tree.resolve()}/contour;"
-    )
+    assert message.startswith(f"{tree}/own.yaml:5: tasks.t.folder: there is no folder {tree.resolve()}/contour;")
     assert f"relative to 'root' ({tree.resolve()}): correct the key or create the folder" in message
-    assert "splits.val: there is no file" in opening(
-        manifest(tree, FG, "splits: {train: [a], val: val.txt}\n")
-    )
+    assert "splits.val: there is no file" in opening(manifest(tree, FG, "splits: {train: [a], val: val.txt}\n"))
     (tree / "empty").mkdir()
     message = opening(manifest(tree, "  t: {kind: depth, folder: empty, scale: 1}\n" + FG))
     assert "tasks.t.folder: empty holds no label for any image of the split 'train'" in message
@@ -173,9 +169,7 @@ def test_missing_places_are_told_with_key_and_path(tree: Path) -> None:
 
 def test_splits_are_checked(tree: Path) -> None:
     (tree / "val.txt").write_text("# nobody\n\n")
-    assert "splits.val: the split 'val' is empty" in opening(
-        manifest(tree, FG, "splits: {train: [a], val: val.txt}\n")
-    )
+    assert "splits.val: the split 'val' is empty" in opening(manifest(tree, FG, "splits: {train: [a], val: val.txt}\n"))
     message = opening(manifest(tree, FG, "splits: {train: [a, c, d, e, f], val: [b]}\n"))
     assert "splits.train: 4 of 5 ids have no image in 'images': c, d, e and 1 more; an id is" in message
     assert "such as 'a': correct the ids or add the images" in message
@@ -185,9 +179,7 @@ def test_splits_are_checked(tree: Path) -> None:
     (tree / "fg/b.png").unlink()
     assert "splits.val: 1 of 1 images have no label of any task: b; add" in opening(manifest(tree, FG))
     (tree / "val.txt").write_bytes(b"\xff\xfe\x00")
-    assert "must be a text file in UTF-8" in opening(
-        manifest(tree, FG, "splits: {train: [a], val: val.txt}\n")
-    )
+    assert "must be a text file in UTF-8" in opening(manifest(tree, FG, "splits: {train: [a], val: val.txt}\n"))
 
 
 def test_lists_may_name_files_and_sub_folders(tree: Path) -> None:
@@ -198,16 +190,11 @@ def test_lists_may_name_files_and_sub_folders(tree: Path) -> None:
     (tree / "train.txt").write_text("\ufeff# first\na.png\n\n  oslo/1_left  \n", encoding="utf-8")
     dataset = open_folder(manifest(tree, FG, "splits: {train: train.txt, val: [b]}\n"))
     assert dataset.ids("train") == ("a", "oslo/1_left")
-    head = manifest(
-        tree, FG.replace("fg}", "fg, suffix: _left.png}"), "splits: {train: [oslo/1], val: 0.5}\n"
-    )
+    head = manifest(tree, FG.replace("fg}", "fg, suffix: _left.png}"), "splits: {train: [oslo/1], val: 0.5}\n")
     head.write_text(head.read_text().replace("images}", "images, suffix: _left.png}"))
     assert "splits.val: the split 'val' is empty" in opening(head)
     head.write_text(head.read_text().replace("val: 0.5", "val: [a]"))
-    assert (
-        "no image in 'images': a; an id is the image's path below that folder without _left.png"
-        in opening(head)
-    )
+    assert "no image in 'images': a; an id is the image's path below that folder without _left.png" in opening(head)
 
 
 def test_fractions_divide_without_overlap_and_always_alike(tmp_path: Path) -> None:
@@ -232,14 +219,8 @@ def test_broken_files_are_named_when_they_are_loaded(tree: Path) -> None:
     problems = list(check(dataset))
     assert len(problems) == 2
     assert f"{tree}/t/a.png: value 3 (24 pixels" in problems[0]
-    assert (
-        "is no class of task 't', whose ids are 0 to 1; add the class to 'classes', list the value"
-        in problems[0]
-    )
-    assert (
-        f"t/b.png is 6 high and 4 wide but its image {tree.resolve()}/images/b.png is 4 high and 6"
-        in problems[1]
-    )
+    assert "is no class of task 't', whose ids are 0 to 1; add the class to 'classes', list the value" in problems[0]
+    assert f"t/b.png is 6 high and 4 wide but its image {tree.resolve()}/images/b.png is 4 high and 6" in problems[1]
     assert "resize the label (nearest neighbour) or replace the wrong file" in problems[1]
     (tree / "images/a.png").write_bytes((tree / "images/a.png").read_bytes()[:60])
     (tree / "images/b.png").write_text("no picture")
@@ -326,9 +307,7 @@ def test_ccp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     semseg, parts, _, _ = dataset.tasks
     assert list(semseg.classes) == [row["name"] for row in rows]
-    assert {(parts.classes[int(row["region_id"])], row["region"]) for row in rows} == {
-        (p, p) for p in parts.classes
-    }
+    assert {(parts.classes[int(row["region_id"])], row["region"]) for row in rows} == {(p, p) for p in parts.classes}
     region = np.array([*(int(row["region_id"]) for row in rows), *[255] * 197])[:256]
     for index in (0, 9, 100):
         sample = dataset.load("val", index, size=dataset.size, tasks=["semseg", "parts", "figure", "edge"])

@@ -50,9 +50,7 @@ def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     base = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8))
     if mode == "I;16":
         Image.fromarray(np.array([[0, 65535], [65535, 0]], dtype=np.uint16)).save(path)
-    elif (
-        mode == "PT"
-    ):  # a palette with transparency in bytes: Pillow warns when it is converted straight to RGB
+    elif mode == "PT":  # a palette with transparency in bytes: Pillow warns when it is converted straight to RGB
         base.convert("P").save(path, transparency=bytes([0, 128, 255]))
     else:
         base.convert(mode).save(path)
@@ -92,9 +90,7 @@ def test_ignored_and_mapped_values(load: Load) -> None:
     assert mapped[0].tolist() == [255, 255, 0, 1, 255, 0]
     zero = load(np.minimum(ids, 1), "kind: segmentation, classes: 2, ignore: 0")
     assert zero[0].tolist() == [255, 1, 1, 1, 1, 1]
-    wide = load(
-        np.array([[1000, 65535]] * H, dtype=np.uint16).repeat(3, 1), "kind: edge, map: {1000: 1, 65535: 0}"
-    )
+    wide = load(np.array([[1000, 65535]] * H, dtype=np.uint16).repeat(3, 1), "kind: edge, map: {1000: 1, 65535: 0}")
     assert wide[0].tolist() == [1, 1, 1, 0, 0, 0]
 
 
@@ -105,9 +101,7 @@ def test_masks_say_what_255_means(load: Load, kind: str) -> None:
     assert load(mask, f"kind: {kind}, ignore: 255")[0].tolist() == [1, 255, 1, 0, 0, 0]
     assert load(mask, f"kind: {kind}, ignore: null")[0].tolist() == [1, 1, 1, 0, 0, 0]
     assert load(mask, f"kind: {kind}, ignore: [128, 255]")[0].tolist() == [1, 255, 255, 0, 0, 0]
-    with pytest.raises(
-        UsageError, match=r"a\.png: value 255 .* may mean foreground or ignored.*'ignore: null'"
-    ):
+    with pytest.raises(UsageError, match=r"a\.png: value 255 .* may mean foreground or ignored.*'ignore: null'"):
         load(mask, f"kind: {kind}")
     assert load(mask > 0, f"kind: {kind}")[0].tolist() == [
         1,
@@ -170,9 +164,7 @@ def test_regression_scales_and_aligns(load: Load) -> None:
     # Valid: 4 x 10, 12 x 20, 7 x 40. Median 20; distances 10 (4), 0 (12), 20 (7): their median is 0.
     flat = np.repeat(np.array([0, 10, 20, 40], np.uint16), [1, 4, 12, 7]).reshape(H, W)
     entry = "kind: regression, encoding: uint16, invalid: 0, normalise: median_mad"
-    with pytest.raises(
-        UsageError, match=r"a\.png: at least half of the valid pixels have the value 20.*'invalid'"
-    ):
+    with pytest.raises(UsageError, match=r"a\.png: at least half of the valid pixels have the value 20.*'invalid'"):
         load(flat, entry)
     # Valid: 8 x 10, 7 x 20, 8 x 50. Median 20; distances 0 (7), 10 (8), 30 (8): their median is 10.
     spread = np.repeat(np.array([0, 10, 20, 50], np.uint16), [1, 8, 7, 8]).reshape(H, W)
@@ -213,8 +205,6 @@ def test_regression_scales_and_aligns(load: Load) -> None:
         ),
     ],
 )
-def test_labels_in_another_form_are_refused(
-    load: Load, array: npt.NDArray[Any], entry: str, message: str
-) -> None:
+def test_labels_in_another_form_are_refused(load: Load, array: npt.NDArray[Any], entry: str, message: str) -> None:
     with pytest.raises(UsageError, match=rf"a\.(png|npy).*{message}"):
         load(array, entry, ".npy" if "npy" in entry else ".png")

@@ -88,13 +88,9 @@ def test_classes_may_be_a_count(tmp_path: Path) -> None:
     assert manifest.tasks()[0].classes == ("0", "1", "2")
 
 
-@pytest.mark.parametrize(
-    ("written", "ignored"), [("null", ()), ("~", ()), ("0", (0,)), ("[0, 255, -1]", (0, 255, -1))]
-)
+@pytest.mark.parametrize(("written", "ignored"), [("null", ()), ("~", ()), ("0", (0,)), ("[0, 255, -1]", (0, 255, -1))])
 def test_ignore_is_none_one_or_several(tmp_path: Path, written: str, ignored: tuple[int, ...]) -> None:
-    manifest = read(
-        tmp_path, HEAD + f"  t: {{kind: segmentation, folder: s, classes: 3, ignore: {written}}}\n"
-    )
+    manifest = read(tmp_path, HEAD + f"  t: {{kind: segmentation, folder: s, classes: 3, ignore: {written}}}\n")
     assert manifest.spec.tasks["t"].ignore == ignored
 
 
@@ -105,9 +101,7 @@ def test_yaml_mistakes_name_the_line(tmp_path: Path) -> None:
     assert "not YAML" in failure(tmp_path, "a: \x07\n")
     assert "own.yaml: here stands a mapping with the keys name, root" in failure(tmp_path, "")
     assert "here stands a mapping" in failure(tmp_path, "- a\n- b\n")
-    assert "here stands a mapping with the keys folder, suffix (found 'x')" in failure(
-        tmp_path, "images: x\n"
-    )
+    assert "here stands a mapping with the keys folder, suffix (found 'x')" in failure(tmp_path, "images: x\n")
     with pytest.raises(UsageError, match=r"cannot read the manifest .*none\.yaml"):
         read_manifest(tmp_path / "none.yaml")
 
@@ -236,9 +230,7 @@ def test_splits_that_cannot_be_are_refused(tmp_path: Path, splits: str, message:
 
 
 def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
-    message = failure(
-        tmp_path, f"size: 3\n{HEAD}  a: {{kind: egde, folder: e}}\n  b: {{kind: edge, foldr: e}}\n"
-    )
+    message = failure(tmp_path, f"size: 3\n{HEAD}  a: {{kind: egde, folder: e}}\n  b: {{kind: edge, foldr: e}}\n")
     assert len(message.splitlines()) == 3
     assert "at least 1 item" in failure(tmp_path, HEAD.replace("tasks:", "tasks: {}"))
 
@@ -252,9 +244,7 @@ def test_a_missing_root_is_named(tmp_path: Path) -> None:
 def test_open_dataset_knows_names_manifests_and_folders(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown data 'scene'; did you mean 'scenes'"):
         open_dataset("scene")
-    with pytest.raises(
-        UsageError, match=r"(?s)holds no manifest\.yaml.*images: \{folder.*examples/own-data\.yaml"
-    ):
+    with pytest.raises(UsageError, match=r"(?s)holds no manifest\.yaml.*images: \{folder.*examples/own-data\.yaml"):
         open_dataset(str(tmp_path))
     with pytest.raises(UsageError, match="cannot read the manifest"):
         open_dataset(str(tmp_path / "none.yml"))

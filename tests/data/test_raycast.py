@@ -108,9 +108,7 @@ def test_box_and_cylinder_by_hand() -> None:
     below = (rows - 50) / 50.5
     side = (below * 3.3 > 0.5) & (below * 3.3 < 1.5)
     np.testing.assert_allclose(drum.depth[side, 50], 3.3, atol=1e-4)
-    np.testing.assert_allclose(
-        drum.normals[side, 50], np.broadcast_to((0, 0, -1), (side.sum(), 3)), atol=1e-5
-    )
+    np.testing.assert_allclose(drum.normals[side, 50], np.broadcast_to((0, 0, -1), (side.sum(), 3)), atol=1e-5)
     assert (drum.parts[side, 50] == PARTS.index("cylinder_side")).all()
     # Its cap, 0.5 m below the camera, from 3.3 to 4.7 m away.
     cap = (below * 3.3 < 0.5) & (below * 4.7 > 0.5)
@@ -190,9 +188,7 @@ def brute_force(scene: Scene, ray: npt.NDArray[np.float64]) -> tuple[float, int]
             if t > 0 and all(-1e-9 <= p[i] <= scene.room[i] + 1e-9 for i in others):
                 face, k = 2 * axis + side, 2 * axis + side
                 for n, panel in enumerate(scene.panels):
-                    offset = [
-                        abs(p[i] - c) - h for i, c, h in zip(others, panel.centre, panel.half, strict=True)
-                    ]
+                    offset = [abs(p[i] - c) - h for i, c, h in zip(others, panel.centre, panel.half, strict=True)]
                     if panel.face == face and max(offset) < 0:
                         k = 6 + n
                 hits.append((t, k))
