@@ -12,8 +12,8 @@ from bmtas.runs import Run
 from costs.units import Budget, Resource, format_quantity, parse_budget
 
 _DOTS_PER_INCH = 120
-_MOST_SHOWN = 8
-"""Groupings with a colour of their own; the others are grey."""
+_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+"""Of so many groupings, each has a colour; the others are grey, which C7 is too."""
 
 
 def draw_search(run: Run) -> list[Path]:
@@ -79,11 +79,11 @@ def _draw_groupings(axis: Any, layers: list[dict[str, Any]]) -> None:
     for layer in layers:
         for entry in layer["groupings"]:
             totals[entry["grouping"]] = totals.get(entry["grouping"], 0.0) + entry["probability"]
-    shown = sorted(totals, key=lambda name: -totals[name])[:_MOST_SHOWN]
+    shown = sorted(totals, key=lambda name: -totals[name])[: len(_COLOURS)]
     places, bottom = list(range(len(layers))), [0.0] * len(layers)
-    for number, name in enumerate(shown):
+    for colour, name in zip(_COLOURS, shown, strict=False):
         heights = [sum(e["probability"] for e in layer["groupings"] if e["grouping"] == name) for layer in layers]
-        axis.bar(places, heights, bottom=bottom, label=name, color=f"C{number}")
+        axis.bar(places, heights, bottom=bottom, label=name, color=colour)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axis.bar(places, [max(1 - low, 0.0) for low in bottom], bottom=bottom, color="lightgrey", label="others")
     axis.set_ylim(0, 1)

@@ -80,8 +80,8 @@ def pareto_front(probs: npt.ArrayLike, table: CostTable, resource: Resource) -> 
     """Return the best architecture for every reachable cost: by rising cost, and so by rising probability.
 
     What `best_architecture` returns for a budget in `resource` is the last entry whose cost is within it. Entries come
-    from such budgets, each just below the cost of the entry before, so they are as exact as it is. A front of real
-    costs may have thousands of entries: some milliseconds each for five tasks.
+    from such budgets, each just below the cost of the entry before, so they are as exact as it is. With five tasks and 18
+    layers there are 100 to 200 entries, some tens of milliseconds each.
 
     Raises CostError as `best_architecture` does.
     """
