@@ -22,7 +22,7 @@ from costs.splits import COMPLETE_TASKS, MOST_TASKS, Floats, group_draws, split_
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 
-_BEAM_WIDTH = 256
+BEAM_WIDTH = 256
 """Width where exactness is out of reach anyway, that is for more than eight tasks."""
 
 
@@ -43,7 +43,9 @@ class Decoded:
     exact: bool
 
 
-def best_architecture(probs: npt.ArrayLike, table: CostTable, budgets: Sequence[Budget]) -> Decoded:
+def best_architecture(
+    probs: npt.ArrayLike, table: CostTable, budgets: Sequence[Budget], *, width: int = BEAM_WIDTH
+) -> Decoded:
     """Return the most probable architecture whose exact cost is within all budgets.
 
     Args:
@@ -69,10 +71,12 @@ def best_architecture(probs: npt.ArrayLike, table: CostTable, budgets: Sequence[
     together, and CostError if `probs` does not fit the table or is no distribution, if there are more than 14 tasks, or
     the table lacks a resource.
     """
+    if width < 1:
+        raise CostError(f"width of the beam: found {width}, expected 1 or more")
     checked = _check_probs(probs, table)
     limits = _check_budgets(table, budgets)
     if all(_adds_up(table, resource) for resource in limits):
-        return _best_tree(checked, table, limits)
+        return _best_tree(checked, table, limits, width)
     return _best_path(checked, table, limits)
 
 
@@ -106,7 +110,7 @@ def _adds_up(table: CostTable, resource: Resource) -> bool:
     return table.dependence(resource) == "groups_proportional" and not resource.is_peak
 
 
-def _best_tree(probs: Floats, table: CostTable, limits: dict[Resource, float]) -> Decoded:
+def _best_tree(probs: Floats, table: CostTable, limits: dict[Resource, float], beam: int) -> Decoded:
     """Decode where all costs add up over groups."""
     splits = splits_for(probs)
     chances = split_probabilities(probs, splits)
@@ -131,7 +135,7 @@ def _best_tree(probs: Floats, table: CostTable, limits: dict[Resource, float]) -
         lambda _: shared_tree(problem),
         offer,
     )
-    width = None if splits.tasks <= COMPLETE_TASKS else _BEAM_WIDTH
+    width = None if splits.tasks <= COMPLETE_TASKS else beam
     best, complete = best_tree(problem, prices, best, within, width)
     taken = [float(chances[layer, split]) for layer, used in enumerate(best.layers) for split in used]
     return _decoded(groupings(best), taken, table, limits, exact=complete and splits.complete)

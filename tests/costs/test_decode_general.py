@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from costs import (
     Budget,
     BudgetBelowReach,
+    CostError,
     CostTable,
     Resource,
     best_architecture,
@@ -226,3 +227,15 @@ def rising_table(tasks: int, latency: Floats) -> CostTable:
         fixed=[],
         provenance={},
     )
+
+
+@pytest.mark.parametrize("width", [1, 16])
+def test_the_width_of_the_beam_can_be_chosen(make_table: MakeTable, draw_probs: Draw, width: int) -> None:
+    table = make_table(9, madds=[3.0, 2.0, 5.0])
+    probs = draw_probs(np.random.default_rng(2), 3, 9, 3.0)
+    limit = [Budget(M, 0.5 * sum(budget_range(table, M)), "")]
+    found = best_architecture(probs, table, limit, width=width)
+    assert found.cost[M] <= limit[0].value
+    assert found.log_probability <= best_architecture(probs, table, limit).log_probability + 1e-9
+    with pytest.raises(CostError, match="found 0, expected 1"):
+        best_architecture(probs, table, limit, width=0)
