@@ -37,6 +37,11 @@ def sharing_probabilities(probs: torch.Tensor) -> torch.Tensor:
 
     Raises CostError if `probs` has another shape or a row is not a distribution.
     """
+    return torch.stack(_sharing(probs))
+
+
+def _sharing(probs: torch.Tensor) -> list[torch.Tensor]:
+    """Return Q of each layer, (2^T,) each: see `sharing_probabilities`."""
     _check(probs)
     probs = probs.to(torch.float64)
     layers, tasks, _ = probs.shape
@@ -47,7 +52,7 @@ def sharing_probabilities(probs: torch.Tensor) -> torch.Tensor:
     together = torch.where(_is_small(tasks, probs.device), torch.ones_like(signs), together)
     # A plain running product: torch.cumprod differentiates through divisions and a slow path where factors
     # are 0.
-    return torch.stack(list(itertools.accumulate(together.unbind(0), torch.mul)))
+    return list(itertools.accumulate(together.unbind(0), torch.mul))
 
 
 def expected_groups(probs: torch.Tensor) -> torch.Tensor:
@@ -65,8 +70,10 @@ def expected_groups(probs: torch.Tensor) -> torch.Tensor:
 
     Raises CostError as `sharing_probabilities` does.
     """
-    sharing = sharing_probabilities(probs)
-    return sharing @ _signs(probs.shape[1], probs.device)
+    # Layer by layer, since stacking them first would copy all 2^T numbers of each, and their gradients again.
+    sharing = _sharing(probs)
+    signs = _signs(probs.shape[1], probs.device)
+    return torch.stack([together @ signs for together in sharing])
 
 
 def expected_cost(probs: torch.Tensor, table: CostTable, resource: Resource) -> torch.Tensor:
