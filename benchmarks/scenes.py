@@ -62,9 +62,7 @@ def skin(solid: Solid, point: Vec) -> Vec:
     if solid.shape is Shape.CYLINDER:
         length = math.hypot(x, y)
         return (
-            (0.0, 0.0, math.copysign(1, z))
-            if abs(unit[2]) > length / solid.half[0]
-            else (x / length, y / length, 0.0)
+            (0.0, 0.0, math.copysign(1, z)) if abs(unit[2]) > length / solid.half[0] else (x / length, y / length, 0.0)
         )
     axis = max(range(3), key=lambda i: abs(unit[i]))
     n = [math.copysign(1, unit[i]) if i == axis else 0.0 for i in range(3)]
@@ -123,9 +121,7 @@ def seconds(call: Callable[[int], object], images: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20, help="images per round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts")
     options = parser.parse_args()
@@ -149,9 +145,7 @@ def main() -> None:
         fast.append(seconds(load(SMALL), few))
         slow.append(seconds(lambda i: reference(data.scene("train", i), SMALL), few))
     a, b = statistics.median(fast), statistics.median(slow)
-    print(
-        f"at {SMALL[0]} x {SMALL[1]}: {1 / a:.0f} images/s, scalar reference {1 / b:.1f}, ratio {b / a:.0f}"
-    )
+    print(f"at {SMALL[0]} x {SMALL[1]}: {1 / a:.0f} images/s, scalar reference {1 / b:.1f}, ratio {b / a:.0f}")
 
 
 if __name__ == "__main__":

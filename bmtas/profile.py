@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,8 @@ from bmtas.graph import head_name
 from bmtas.networks.backbone import Backbone
 from bmtas.networks.heads import build_head
 from bmtas.networks.network import GraphNetwork
-from bmtas.tasks import Task
+from bmtas.tasks import Task, TaskKind
+from costs.expected import expected_cost
 from costs.table import CostTable, FixedCost, LayerCost
 from costs.units import Resource
 
@@ -61,6 +63,29 @@ def build_table(backbone: Backbone, tasks: Sequence[Task], size: tuple[int, int]
             "torch": torch.__version__,
         },
     )
+
+
+def generic_tasks(count: int) -> tuple[Task, ...]:
+    """Return so many copies of one dense task with one channel: what is of interest is their number."""
+    return tuple(Task(name=f"task{i}", kind=TaskKind.REGRESSION) for i in range(1, count + 1))
+
+
+def cost_by_tasks(table: CostTable) -> list[dict[str, Any]]:
+    """Return what the first 1, 2, ... T tasks of `table` cost, in base units, for each resource.
+
+    `shared`, `split` and `separate` are totals of those networks, `expected` is the expected cost where every task
+    takes each of as many candidates as there are tasks with equal probability, as at the start of a search.
+    """
+    rows = []
+    for count in range(1, len(table.tasks) + 1):
+        part = table.subset(table.tasks[:count])
+        uniform = torch.full((len(part.layers), count, count), 1.0 / count, dtype=torch.float64)
+        totals = {"shared": part.shared_total, "split": part.split_total, "separate": part.separate_total}
+        row: dict[str, Any] = {"tasks": count}
+        row |= {name: {r.value: total(r) for r in part.resources()} for name, total in totals.items()}
+        row["expected"] = {r.value: float(expected_cost(uniform, part, r)) for r in part.resources()}
+        rows.append(row)
+    return rows
 
 
 def count_network(network: nn.Module, size: tuple[int, int]) -> Count:

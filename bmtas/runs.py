@@ -5,6 +5,7 @@ runs/003-scenes-9GMAdds/
     table.json                  the cost table
     architecture.json           what the search found, with its cost
     search/checkpoint.pt        where the search stands; history.jsonl, one line per step
+        probabilities.json, and the pictures budget.png and expected.png
     networks/found/             one folder per trained network (found, shared, separate):
         architecture.json, weights.pt, checkpoint.pt, history.jsonl, metrics.json, predictions.png,
         model.onnx, parity.json

@@ -20,13 +20,14 @@ from bmtas.data.check import check_labels
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import canonical, open_dataset, open_with_tasks
 from bmtas.device import pick_device
-from bmtas.errors import BudgetError, BuildError, UsageError
+from bmtas.errors import BudgetError, BuildError, EnvironmentProblem, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
 from bmtas.files import atomic_path, write_json
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
 from bmtas.networks.weights import load_weights
 from bmtas.pictures import prediction_sheet
+from bmtas.plots import draw_search
 from bmtas.profile import build_table, count_network
 from bmtas.progress import Progress
 from bmtas.runs import Run, all_runs, create_run
@@ -179,6 +180,10 @@ def run_search(plan: Plan, root: Path, progress: Progress, *, device: str = "aut
     progress.note(f"run folder: {run.path}; device: {search.device}")
     probabilities = search.run(run.search_folder, weights, progress)
     _write_found(run, plan, probabilities)
+    try:
+        draw_search(run)
+    except EnvironmentProblem as error:  # the architecture is there, and a search is too long to fail over a picture
+        progress.note(f"no pictures: {error}")
     return run
 
 

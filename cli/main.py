@@ -38,7 +38,7 @@ app.command("show")(show_command)
 
 # What the extra `host` brings. The device role has none of it, and its commands import none of it.
 _HOST_PACKAGES = frozenset(
-    ("fvcore", "onnx", "onnxscript", "PIL", "safetensors", "torch", "torchmetrics", "torchvision", "yaml")
+    ("fvcore", "matplotlib", "onnx", "onnxscript", "PIL", "safetensors", "torch", "torchmetrics", "torchvision", "yaml")
 )
 
 

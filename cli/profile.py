@@ -21,6 +21,10 @@ def profile_command(
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH; the data's own size, or 512x512 for a task set.")
     ] = None,
+    tasks_count: Annotated[
+        int | None,
+        typer.Option(min=1, max=20, help="So many copies of one dense task, instead of --tasks: what 1, 2, ... cost."),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Count multiply-adds and parameters per layer, and of all-shared and separate networks.
@@ -28,12 +32,22 @@ def profile_command(
     Example: bmtas profile --backbone resnet50 --tasks pascal-context --size 512x512
     """
     from bmtas.networks.backbone import get_backbone
-    from bmtas.profile import build_table
+    from bmtas.profile import build_table, cost_by_tasks, generic_tasks
     from cli.console import emit_json, err, out, parse_size
     from costs.units import format_quantity
 
-    chosen, own_size = _tasks_and_size(data or tasks)
     err().print("counting multiply-adds ...")
+    if tasks_count is not None:
+        table = build_table(
+            get_backbone(backbone), generic_tasks(tasks_count), parse_size(size, "--size") or (512, 512)
+        )
+        rows = cost_by_tasks(table)
+        if json is not None:
+            emit_json({**_as_json(table), "by_tasks": rows}, json)
+        if json != "-":
+            out().print(_by_tasks(table, rows))
+        return
+    chosen, own_size = _tasks_and_size(data or tasks)
     table = build_table(get_backbone(backbone), chosen, parse_size(size, "--size") or own_size)
     if json is not None:
         emit_json(_as_json(table), json)
@@ -106,4 +120,24 @@ def _as_table(table: Any) -> Any:
         madds = format_quantity(total(Resource.MADDS), Resource.MADDS)
         shown = [madds, ""] if name == "all shared" else ["", madds]
         view.add_row(f"[bold]{name}[/]", "", format_quantity(total(Resource.PARAMS), Resource.PARAMS), *shown)
+    return view
+
+
+def _by_tasks(table: Any, rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    from costs.units import Resource, format_quantity
+
+    height, width = table.input_size
+    view = Table(title=f"{table.backbone}, {height}x{width}: copies of one dense task")
+    columns = [
+        (f"{name}: {'MAdds' if resource is Resource.MADDS else 'Params'}", key, resource)
+        for resource in (Resource.MADDS, Resource.PARAMS)
+        for name, key in (("all shared", "shared"), ("expected", "expected"), ("separate", "separate"))
+    ]
+    for name in ("tasks", *(name for name, _, _ in columns)):
+        view.add_column(name, justify="right")
+    for row in rows:
+        view.add_row(str(row["tasks"]), *(format_quantity(row[key][r.value], r) for _, key, r in columns))
+    view.caption = "expected: of a search at its start, where every task takes every candidate with equal probability"
     return view

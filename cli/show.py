@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from cli.options import DEFAULT_RUNS, Json, RunName, Runs
 
 
-def show_command(run: RunName = None, runs: Runs = DEFAULT_RUNS, json: Json = None) -> None:
+def show_command(
+    run: RunName = None,
+    runs: Runs = DEFAULT_RUNS,
+    expected: Annotated[
+        bool, typer.Option("--expected", help="Show the expected cost and the likely groupings of each layer instead.")
+    ] = False,
+    json: Json = None,
+) -> None:
     """Show what a run has found and measured so far. Needs no PyTorch.
 
     Example: bmtas show --run 003-scenes-9GMAdds
@@ -16,6 +25,9 @@ def show_command(run: RunName = None, runs: Runs = DEFAULT_RUNS, json: Json = No
     from cli.console import emit_json, out
 
     chosen = open_run(runs, run)
+    if expected:
+        _show_expected(chosen, json)
+        return
     if json is not None:
         from bmtas.summary import summarise_run
 
@@ -24,6 +36,48 @@ def show_command(run: RunName = None, runs: Runs = DEFAULT_RUNS, json: Json = No
         console = out()
         render_run(chosen, console)
         render_results(chosen, console)
+
+
+def _show_expected(run: Any, json: str | None) -> None:
+    """Print the expected cost and the likely groupings of each layer, and draw them where that can be done."""
+    from bmtas.errors import EnvironmentProblem
+    from bmtas.expectation import expect_run
+    from bmtas.plots import draw_search
+    from cli.console import emit_json, err, out
+
+    expectation = expect_run(run)
+    if json is not None:
+        emit_json(expectation, json)
+    if json != "-":
+        out().print(_as_table(expectation))
+    try:
+        drawn = draw_search(run)
+    except EnvironmentProblem as error:
+        err().print(f"no pictures: {error}", markup=False)
+    else:
+        err().print("pictures: " + ", ".join(str(path) for path in drawn), markup=False)
+
+
+def _as_table(expectation: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    from costs.units import Resource, format_quantity
+
+    resources = [Resource(name) for name in expectation["expected"]]
+    view = Table(title=f"{expectation['run']}: expected cost per layer, and the most probable groupings")
+    view.add_column("layer")
+    for resource in resources:
+        view.add_column(resource.value, justify="right")
+    view.add_column("groupings")
+    for layer in expectation["layers"]:
+        costs = [format_quantity(layer["expected"][r.value], r) for r in resources]
+        likely = "   ".join(f"{e['probability']:.1%} {e['grouping']}" for e in layer["groupings"][:3])
+        view.add_row(layer["name"], *costs, likely)
+    view.add_section()
+    totals = [expectation["expected"][r.value] for r in resources]
+    shown = ["-" if v is None else format_quantity(v, r) for v, r in zip(totals, resources, strict=True)]
+    view.add_row("[bold]with stem and heads[/]", *shown, "")
+    return view
 
 
 def render_run(run: Any, console: Any) -> None:

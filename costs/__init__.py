@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from costs.controller import Multiplier
     from costs.decode import (
         Decoded,
-        Grouping,
         architecture_from_draws,
         argmax_architecture,
         best_architecture,
         budget_range,
         check_budgets,
+        pareto_front,
     )
     from costs.errors import BudgetBelowReach, CostError
-    from costs.expected import expected_cost, expected_groups, sharing_probabilities
+    from costs.expected import expected_cost, expected_groups, expected_layer_costs, sharing_probabilities
+    from costs.forms import expected_from_groupings, partition_costs
+    from costs.groupings import grouping_probabilities
+    from costs.partitions import Grouping
     from costs.table import CostTable, FixedCost, LayerCost
     from costs.units import Budget, Resource, format_quantity, parse_budget
 
@@ -36,6 +39,10 @@ __all__ = [
     "sharing_probabilities",
     "expected_groups",
     "expected_cost",
+    "expected_layer_costs",
+    "expected_from_groupings",
+    "grouping_probabilities",
+    "partition_costs",
     "Multiplier",
     "best_architecture",
     "Decoded",
@@ -44,6 +51,7 @@ __all__ = [
     "architecture_from_draws",
     "budget_range",
     "check_budgets",
+    "pareto_front",
     "CostError",
     "BudgetBelowReach",
 ]
@@ -52,15 +60,18 @@ _HOMES = {
     "errors": ("CostError", "BudgetBelowReach"),
     "units": ("Resource", "Budget", "parse_budget", "format_quantity"),
     "table": ("CostTable", "LayerCost", "FixedCost"),
-    "expected": ("sharing_probabilities", "expected_groups", "expected_cost"),
+    "expected": ("sharing_probabilities", "expected_groups", "expected_cost", "expected_layer_costs"),
+    "forms": ("expected_from_groupings", "partition_costs"),
+    "groupings": ("grouping_probabilities",),
+    "partitions": ("Grouping",),
     "decode": (
         "Decoded",
-        "Grouping",
         "argmax_architecture",
         "architecture_from_draws",
         "best_architecture",
         "budget_range",
         "check_budgets",
+        "pareto_front",
     ),
     "controller": ("Multiplier",),
 }

@@ -10,26 +10,19 @@ from decimal import ROUND_CEILING, ROUND_FLOOR
 import numpy as np
 import numpy.typing as npt
 
+from costs.chain import best_path
+from costs.chain_problem import build_chain
 from costs.errors import BudgetBelowReach, CostError
-from costs.partitions import Partition, meet, tasks_of
-from costs.programme import Problem, Tree, best_tree, find_prices, shared_tree
+from costs.forms import extreme_architectures
+from costs.groupings import check_rows
+from costs.partitions import Grouping, Partition, grouping_of, meet
+from costs.programme import Problem, Tree, best_tree, find_prices, relax, relaxed_tree, shared_tree
+from costs.scores import COST_BITS, log_scores
 from costs.splits import COMPLETE_TASKS, MOST_TASKS, Floats, group_draws, split_probabilities, splits_for
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 
-Grouping = tuple[tuple[int, ...], ...]
-"""A partition of the tasks 0..T-1: blocks in the order of their first task, tasks ascending."""
-
-ROW_TOLERANCE = 1e-5
-"""How far a row of probabilities may be from the sum 1."""
-
-_SCORE_STEP = 2.0**-36
-"""Lattice of -log probabilities. Sums up to 2^17 are exact; rounding moves an architecture by less than 1e-9."""
-_IMPOSSIBLE = 800.0
-"""Above every finite -log of a float64, which ends at 745."""
-_COST_BITS = 50
-"""Lattice of costs: whole numbers whose total stays below 2^50 are exact, other costs keep 50 bits."""
-_BEAM_WIDTH = 256
+BEAM_WIDTH = 256
 """Width where exactness is out of reach anyway, that is for more than eight tasks."""
 
 
@@ -50,34 +43,82 @@ class Decoded:
     exact: bool
 
 
-def best_architecture(probs: npt.ArrayLike, table: CostTable, budgets: Sequence[Budget]) -> Decoded:
+def best_architecture(
+    probs: npt.ArrayLike, table: CostTable, budgets: Sequence[Budget], *, width: int = BEAM_WIDTH
+) -> Decoded:
     """Return the most probable architecture whose exact cost is within all budgets.
 
     Args:
         probs: shape (L, T, C); probs[l, t, j] is the probability that task t takes candidate j in layer l,
             rows summing to 1. Tasks and layers draw independently; the grouping of a layer joins the tasks whose
             draws agree in all layers up to it.
-        table: what the groups cost; L layers and T tasks.
-        budgets: any number, also none; several for one resource mean the least.
+        table: what the groupings cost; L layers and T tasks.
+        budgets: any number, also none; several for one resource mean the least. A budget for a peak holds in every
+            layer.
 
     Equal probabilities (to about 1e-9 in the logarithm) are resolved by lower cost, in the order of the
     budgets, then by canonical order. Architectures that the distribution excludes are taken only where
     nothing else is within the budgets, those with the fewest impossible splits first; so there is an
     architecture for every budget in reach.
 
-    Exact for up to 8 tasks. Beyond, only some ways to split are looked at (`costs.splits.splits_for`) and
-    fronts are kept to a width: the result is within the budgets all the same, `exact` says whether anything
-    was left out.
+    Exact for up to 8 tasks. Where all budgets are for costs proportional to the number of groups, which add up over
+    groups, this is a programme over sets of tasks (`costs.programme`); otherwise one over all partitions
+    (`costs.chain`), which takes longer: 4,140 states a layer for eight tasks instead of 255. Beyond eight tasks only
+    some ways to split, or some partitions, are looked at and fronts are kept to a width: the result is within the
+    budgets all the same, and `exact` says whether anything was left out.
 
-    Raises BudgetBelowReach if a budget is below the cost of sharing everything, and CostError if `probs` does
-    not fit the table or is no distribution, if there are more than 14 tasks, or the table lacks a resource.
+    Raises BudgetBelowReach if a budget is below the cheapest architecture or no architecture is within all budgets
+    together, and CostError if `probs` does not fit the table or is no distribution, if there are more than 14 tasks, or
+    the table lacks a resource.
     """
+    if width < 1:
+        raise CostError(f"width of the beam: found {width}, expected 1 or more")
     checked = _check_probs(probs, table)
     limits = _check_budgets(table, budgets)
-    splits = splits_for(checked)
-    chances = split_probabilities(checked, splits)
-    problem = Problem(splits, _scores(chances, checked.shape), *_on_lattice(table, limits))
+    if all(_adds_up(table, resource) for resource in limits):
+        return _best_tree(checked, table, limits, width)
+    return _best_path(checked, table, limits)
+
+
+def pareto_front(probs: npt.ArrayLike, table: CostTable, resource: Resource) -> tuple[Decoded, ...]:
+    """Return the best architecture for every reachable cost: by rising cost, and so by rising probability.
+
+    What `best_architecture` returns for a budget in `resource` is the last entry whose cost is within it. Entries come
+    from such budgets, each just below the cost of the entry before, so they are as exact as it is. With five tasks and 18
+    layers there are 100 to 200 entries, some tens of milliseconds each.
+
+    Raises CostError as `best_architecture` does.
+    """
+    checked = _check_probs(probs, table)
+    lowest = budget_range(table, resource)[0]
+    found: list[Decoded] = []
+    limit = math.inf
+    while limit >= lowest:
+        try:
+            best = best_architecture(checked, table, [Budget(resource, limit, "")])
+        except BudgetBelowReach:
+            break
+        # Beyond eight tasks a smaller budget may lead to a better one than a larger did: that one then stands for both.
+        while found and found[-1].log_probability <= best.log_probability:
+            found.pop()
+        found.append(best)
+        limit = math.nextafter(best.cost[resource], -math.inf)
+    return tuple(reversed(found))
+
+
+def _adds_up(table: CostTable, resource: Resource) -> bool:
+    return table.dependence(resource) == "groups_proportional" and not resource.is_peak
+
+
+def _best_tree(probs: Floats, table: CostTable, limits: dict[Resource, float], beam: int) -> Decoded:
+    """Decode where all costs add up over groups."""
+    splits = splits_for(probs)
+    chances = split_probabilities(probs, splits)
+    problem = Problem(splits, log_scores(chances, probs.shape), *_on_lattice(table, limits))
     best = shared_tree(problem)
+
+    def groupings(tree: Tree) -> tuple[Grouping, ...]:
+        return tuple(grouping_of(b for split in layer for b in splits.partition(split)) for layer in tree.layers)
 
     def within(tree: Tree) -> bool:
         counts = [sum(int(splits.counts[split]) for split in layer) for layer in tree.layers]
@@ -88,20 +129,64 @@ def best_architecture(probs: npt.ArrayLike, table: CostTable, budgets: Sequence[
         if tree.rank < best.rank and within(tree):
             best = tree
 
-    prices = find_prices(problem, offer)
-    width = None if splits.tasks <= COMPLETE_TASKS else _BEAM_WIDTH
+    prices = find_prices(
+        problem.limits,
+        lambda trial: relaxed_tree(problem, relax(problem, trial)),
+        lambda _: shared_tree(problem),
+        offer,
+    )
+    width = None if splits.tasks <= COMPLETE_TASKS else beam
     best, complete = best_tree(problem, prices, best, within, width)
-    return _decoded(problem, best, chances, table, limits, exact=complete and splits.complete)
+    taken = [float(chances[layer, split]) for layer, used in enumerate(best.layers) for split in used]
+    return _decoded(groupings(best), taken, table, limits, exact=complete and splits.complete)
+
+
+def _best_path(probs: Floats, table: CostTable, limits: dict[Resource, float]) -> Decoded:
+    """Decode where a cost depends on the grouping as a whole."""
+    chain, states, chances, complete = build_chain(probs, table, limits)
+    best: Tree | None = None
+
+    def groupings(path: Tree) -> tuple[Grouping, ...]:
+        return tuple(grouping_of(states[state]) for (state,) in path.layers)
+
+    def within(path: Tree) -> bool:
+        found = groupings(path)
+        return all(table.architecture_cost(found, resource) <= limit for resource, limit in limits.items())
+
+    def offer(path: Tree) -> None:
+        nonlocal best
+        if (best is None or path.rank < best.rank) and within(path):
+            best = path
+
+    if chain.reachable:
+        for axis in range(len(chain.limits)):
+            offer(chain.cheapest(axis))
+        prices = find_prices(chain.limits, chain.path, chain.cheapest, offer)
+        best, found_all = best_path(chain, prices, best, within)
+        complete &= found_all
+    if best is None:
+        raise BudgetBelowReach(
+            f"no architecture {'' if complete else 'that was looked at '}is within all budgets together: "
+            + ", ".join(format_quantity(limit, resource, digits=4) for resource, limit in limits.items())
+            + "; each alone can be met. Raise one of them"
+        )
+    taken, before = [], 0
+    for layer, (state,) in enumerate(best.layers):
+        first, last = chain.firsts[before], chain.firsts[before + 1]
+        taken.append(float(chances[layer, first + int(np.flatnonzero(chain.taken[first:last] == state)[0])]))
+        before = state
+    return _decoded(groupings(best), taken, table, limits, exact=complete)
 
 
 def budget_range(table: CostTable, resource: Resource) -> tuple[float, float]:
     """Return the costs between which budgets make a difference, in base units.
 
-    They are those of the network that shares all layers and of the one that shares only the stem: below the
-    first no architecture fits, above the second every one does. Raises CostError if the table does not know
-    the resource.
+    Below the first no architecture fits, above the second every one does. They are those of the network that shares
+    all layers and of the one that shares only the stem, unless the table says that some other is cheaper or dearer.
+    Raises CostError if the table does not know the resource.
     """
-    return table.shared_total(resource), table.split_total(resource)
+    cheapest, dearest = extreme_architectures(table, resource)
+    return table.architecture_cost(cheapest, resource), table.architecture_cost(dearest, resource)
 
 
 def argmax_architecture(probs: npt.ArrayLike) -> tuple[Grouping, ...]:
@@ -110,7 +195,7 @@ def argmax_architecture(probs: npt.ArrayLike) -> tuple[Grouping, ...]:
     `probs` has shape (L, T, C); of equal candidates the first is taken. Source: Bruggemann et al., BMVC 2020,
     section 3. The result keeps to no budget. Raises CostError if `probs` is no such array.
     """
-    return architecture_from_draws(_check_probs(probs, None).argmax(axis=2))
+    return architecture_from_draws(check_rows(probs).argmax(axis=2))
 
 
 def architecture_from_draws(draws: npt.ArrayLike) -> tuple[Grouping, ...]:
@@ -126,17 +211,17 @@ def architecture_from_draws(draws: npt.ArrayLike) -> tuple[Grouping, ...]:
     partition: Partition = (2 ** array.shape[1] - 1,)
     for layer in array:
         partition = meet(partition, group_draws(layer))
-        groupings.append(_grouping(partition))
+        groupings.append(grouping_of(partition))
     return tuple(groupings)
 
 
 def check_budgets(table: CostTable, budgets: Sequence[Budget]) -> None:
     """Raise BudgetBelowReach, naming the range, if a budget is below the cheapest architecture.
 
-    Sharing everything is cheapest in every resource at once, so budgets that can be met one by one can be met
-    together. Raises CostError if the table lacks a resource.
+    Where no cost falls with more groups, sharing everything is cheapest in every resource at once, so budgets that can
+    be met one by one can be met together. Raises CostError if the table lacks a resource.
     """
-    below = [budget for budget in budgets if not budget.value >= table.shared_total(budget.resource)]
+    below = [budget for budget in budgets if not budget.value >= budget_range(table, budget.resource)[0]]
     if below:
         met = [budget.text for budget in budgets if budget not in below]
         raise BudgetBelowReach(
@@ -151,9 +236,11 @@ def _explain(table: CostTable, budget: Budget) -> str:
     # Rounded inwards, so that the ends as printed are within reach themselves.
     least = format_quantity(low, budget.resource, digits=4, rounding=ROUND_CEILING)
     most = format_quantity(high, budget.resource, digits=4, rounding=ROUND_FLOOR)
+    shared = " (all layers shared)" if low == table.shared_total(budget.resource) else ""
+    split = " (only the stem shared)" if high == table.split_total(budget.resource) else ""
     return (
         f"budget {budget.text} ({budget.resource}): no network of {table.backbone} for {len(table.tasks)} tasks is "
-        f"within it; reachable is {least} (all layers shared) to {most} (only the stem shared)"
+        f"within it; reachable is {least}{shared} to {most}{split}"
     )
 
 
@@ -164,32 +251,14 @@ def _check_budgets(table: CostTable, budgets: Sequence[Budget]) -> dict[Resource
     for budget in budgets:
         limits[budget.resource] = min(budget.value, limits.get(budget.resource, math.inf))
     # Without any budget a resource is still needed to tell equally probable architectures apart.
-    return limits or {table.resources()[0]: math.inf}
+    return limits or {min(table.resources(), key=lambda resource: not _adds_up(table, resource)): math.inf}
 
 
-def _check_probs(probs: npt.ArrayLike, table: CostTable | None) -> Floats:
-    array = np.asarray(probs, dtype=np.float64)
-    wanted = (len(table.layers), len(table.tasks)) if table else array.shape[:2]
-    if array.ndim != 3 or 0 in array.shape or array.shape[:2] != wanted:
-        expected = f" = ({wanted[0]}, {wanted[1]}, C)" if table else ""
-        raise CostError(f"probabilities of shape {array.shape}: expected (layers, tasks, candidates){expected}")
-    worst = max(float(np.abs(array.sum(axis=2) - 1).max()), float(-array.min()))
-    if not worst <= ROW_TOLERANCE:  # so that NaN is caught too
-        raise CostError(
-            f"probabilities: a row differs from a distribution over candidates by {worst:.3g}, allowed is "
-            f"{ROW_TOLERANCE:g}; pass the softmax of the architecture parameters"
-        )
-    if table and array.shape[1] > MOST_TASKS:
+def _check_probs(probs: npt.ArrayLike, table: CostTable) -> Floats:
+    array = check_rows(probs, (len(table.layers), len(table.tasks)))
+    if array.shape[1] > MOST_TASKS:
         raise CostError(f"{array.shape[1]} tasks: the most probable architecture is searched for up to {MOST_TASKS}")
-    return np.maximum(array, 0.0)
-
-
-def _scores(chances: Floats, shape: tuple[int, ...]) -> Floats:
-    """Return -log of the chances on the lattice; an impossible split outweighs all possible ones together."""
-    layers, tasks, _ = shape
-    impossible = _IMPOSSIBLE * layers * tasks
-    logs = -np.log(chances, out=np.full_like(chances, -impossible), where=chances > 0)
-    return np.round(logs / _SCORE_STEP) * _SCORE_STEP + 0.0
+    return array
 
 
 def _on_lattice(table: CostTable, limits: dict[Resource, float]) -> tuple[Floats, Floats]:
@@ -197,7 +266,7 @@ def _on_lattice(table: CostTable, limits: dict[Resource, float]) -> tuple[Floats
     columns, bounds = [], []
     for resource, limit in limits.items():
         most = table.split_total(resource)
-        scale = 2.0 ** (_COST_BITS - math.frexp(most)[1])
+        scale = 2.0 ** (COST_BITS - math.frexp(most)[1])
         exact = np.append(table.layer_costs(resource), table.fixed_cost(resource)) * scale
         rounded = np.round(exact)
         # Where costs are not whole numbers the lattice must not exclude a tree that is just within: leave
@@ -210,27 +279,17 @@ def _on_lattice(table: CostTable, limits: dict[Resource, float]) -> tuple[Floats
 
 
 def _decoded(
-    problem: Problem,
-    tree: Tree,
-    chances: Floats,
+    groupings: tuple[Grouping, ...],
+    taken: Sequence[float],
     table: CostTable,
     limits: dict[Resource, float],
     *,
     exact: bool,
 ) -> Decoded:
-    groupings = []
-    for layer in tree.layers:
-        blocks = [block for split in layer for block in problem.splits.partition(split)]
-        groupings.append(_grouping(tuple(blocks)))
-    counts = [len(grouping) for grouping in groupings]
-    cost = {resource: table.architecture_cost(counts, resource) for resource in table.resources()}
+    """Return the result; `taken` are the probabilities whose product is that of the architecture."""
+    cost = {resource: table.architecture_cost(groupings, resource) for resource in table.resources()}
     for resource, limit in limits.items():
         if cost[resource] > limit:  # the one promise of this module; reaching this line is a mistake in it
             raise RuntimeError(f"decoded an architecture of {cost[resource]} {resource} over the budget {limit}")
-    taken = [chances[layer, split] for layer, splits in enumerate(tree.layers) for split in splits]
     log_probability = math.fsum(math.log(p) for p in taken) if min(taken) > 0 else -math.inf
-    return Decoded(tuple(groupings), cost, log_probability, exact)
-
-
-def _grouping(partition: Partition) -> Grouping:
-    return tuple(sorted(tasks_of(block) for block in partition))
+    return Decoded(groupings, cost, log_probability, exact)

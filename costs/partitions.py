@@ -16,6 +16,9 @@ from costs.errors import CostError
 Partition = tuple[int, ...]
 """Blocks as bitmasks, ordered by their lowest bit."""
 
+Grouping = tuple[tuple[int, ...], ...]
+"""A partition of the tasks 0..T-1: blocks in the order of their first task, tasks ascending."""
+
 MOST_TASKS = 11
 """The largest set whose partitions are listed: Bell(11) = 678,570 of them."""
 
@@ -96,3 +99,36 @@ def moebius(fine: Sequence[int], coarse: Sequence[int]) -> int:
 def tasks_of(block: int) -> tuple[int, ...]:
     """Return the task indices of a bitmask in ascending order."""
     return tuple(t for t in range(block.bit_length()) if block >> t & 1)
+
+
+def grouping_of(partition: Iterable[int]) -> Grouping:
+    """Return the blocks as tuples of task indices, in canonical order."""
+    return tuple(sorted(tasks_of(block) for block in partition))
+
+
+def partition_of(grouping: Iterable[Iterable[int]], tasks: int) -> Partition:
+    """Return the blocks as bitmasks, in canonical order. Raises CostError unless they partition 0..tasks-1."""
+    blocks = [tuple(block) for block in grouping]
+    if sorted(t for block in blocks for t in block) != list(range(tasks)):
+        raise CostError(f"grouping {blocks}: expected a partition of the tasks 0 to {tasks - 1}, each in one block")
+    return canonical(sum(1 << t for t in block) for block in blocks)
+
+
+def write_key(partition: Iterable[int], names: Sequence[str]) -> str:
+    """Return a partition as people write it, by task names: `semseg+parts|edge`."""
+    return "|".join("+".join(names[t] for t in tasks_of(block)) for block in partition)
+
+
+def read_key(text: str, names: Sequence[str]) -> Partition:
+    """Return the partition that `text` names; tasks and blocks may come in any order, spaces do not matter.
+
+    Raises CostError unless every name of `names`, and no other, is in exactly one block.
+    """
+    blocks = [[name.strip() for name in block.split("+")] for block in text.split("|")]
+    if sorted(name for block in blocks for name in block) != sorted(names):
+        example = write_key((2 ** len(names) - 1,), names)
+        raise CostError(
+            f"grouping {text!r}: expected each of the tasks {list(names)} once, joined by + within a group and by | "
+            f"between groups, such as {example!r} for all together"
+        )
+    return canonical(sum(1 << names.index(name) for name in block) for block in blocks)

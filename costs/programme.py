@@ -27,9 +27,9 @@ import numpy.typing as npt
 from costs.fronts import Front, join, merge, shorten
 from costs.splits import Floats, Ints, Splits
 
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 """Relative room for rounding wherever a bound, which holds prices and is not on the lattice, excludes something."""
-_FIRST_GAP = 0.25
+FIRST_GAP = 0.25
 """How far above the lower bound the search looks first, in -log probability."""
 _SPLITS_PER_POINT = 32
 """Splits that a beam looks at in each layer, per point that its fronts keep."""
@@ -137,51 +137,56 @@ def _grow(problem: Problem, root: int, choose: Callable[[int, int, int], tuple[i
     return Tree(score, tuple(cost.tolist()), tuple(layers))
 
 
-def find_prices(problem: Problem, offer: Callable[[Tree], None]) -> Floats:
+def find_prices(
+    limits: Floats, solve: Callable[[Floats], Tree], cheapest: Callable[[int], Tree], offer: Callable[[Tree], None]
+) -> Floats:
     """Return prices (R,) whose bound is the best, or nearly so; every tree met on the way is given to
     `offer`.
 
-    For one limit this walks the lower convex hull of (cost, score): the price is the slope between a tree
+    `solve(prices)` is the tree of least score + price * cost, `cheapest(r)` one of least cost in resource r. For
+    one limit this walks the lower convex hull of (cost, score): the price is the slope between a tree
     above the limit and one below, until no tree lies under the line through the two. For several limits the
     walk is done for each in turn, three rounds: the bound may then not be the best, which costs time and not
     exactness.
     """
-    prices = np.zeros(len(problem.limits))
+    prices = np.zeros(len(limits))
+
+    def offered(trial: Floats) -> Tree:
+        tree = solve(trial)
+        offer(tree)
+        return tree
+
     for _ in range(1 if len(prices) == 1 else 3):
         for axis in range(len(prices)):
-            prices = _walk(problem, prices, axis, offer)
+            prices = _walk(limits, prices, axis, offered, cheapest(axis))
     return prices
 
 
-def _walk(problem: Problem, prices: Floats, axis: int, offer: Callable[[Tree], None]) -> Floats:
-    """Return `prices` with the price of one resource made the best, given the others."""
+def _walk(limits: Floats, prices: Floats, axis: int, solve: Callable[[Floats], Tree], below: Tree) -> Floats:
+    """Return `prices` with the price of one resource made the best, given the others; `below` is within its limit."""
     others = prices.copy()
     others[axis] = 0.0
 
-    def solve(price: float) -> Tree:
+    def priced(price: float) -> Floats:
         trial = others.copy()
         trial[axis] = price
-        tree = relaxed_tree(problem, relax(problem, trial))
-        offer(tree)
-        return tree
+        return trial
 
     def value(tree: Tree, price: float) -> float:
         return tree.score + float(others @ np.array(tree.cost)) + price * tree.cost[axis]
 
-    above, below = solve(0.0), shared_tree(problem)
-    if above.cost[axis] <= problem.limits[axis]:
-        return others
-    while True:
+    above = solve(others)
+    while above.cost[axis] > limits[axis]:
         price = (value(below, 0.0) - value(above, 0.0)) / (above.cost[axis] - below.cost[axis])
-        tree, line = solve(price), value(above, price)
+        tree, line = solve(priced(price)), value(above, price)
         # The second test ends the walk where rounding hides that nothing is left under the line.
-        if value(tree, price) >= line - _ROUNDING * (1 + abs(line)) or tree.cost in (above.cost, below.cost):
-            others[axis] = price
-            return others
-        if tree.cost[axis] <= problem.limits[axis]:
+        if value(tree, price) >= line - ROUNDING * (1 + abs(line)) or tree.cost in (above.cost, below.cost):
+            return priced(price)
+        if tree.cost[axis] <= limits[axis]:
             below = tree
         else:
             above = tree
+    return others
 
 
 def best_tree(
@@ -196,7 +201,7 @@ def best_tree(
     relaxed = relax(problem, prices)
     around = outside(problem, relaxed)
     lowest = float(relaxed.inside[0, -1]) - float(prices @ problem.limits)
-    gap = _FIRST_GAP
+    gap = FIRST_GAP
     while True:
         ceiling = min(lowest + gap, known.score)
         fronts, complete = search(problem, relaxed, around, ceiling, width)
@@ -219,7 +224,7 @@ def search(
     """
     splits = problem.splits
     bound = ceiling + float(relaxed.prices @ problem.limits)
-    bound += _ROUNDING * (1 + abs(bound))
+    bound += ROUNDING * (1 + abs(bound))
     fronts: dict[tuple[int, int], Front] = {}
     complete = True
     for layer in reversed(range(len(problem.scores))):

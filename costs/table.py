@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from costs.errors import CostError
+from costs.partitions import Partition, bell, partition_of, partitions_up_to, read_key
 from costs.units import Resource
 
 SCHEMA_VERSION: Final = 1
@@ -23,15 +34,43 @@ Cost = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Size = Annotated[int, Field(gt=0, strict=True)]
 
 
+MOST_PARTITION_TASKS: Final = 10
+"""A cost per partition is stated for up to so many tasks: Bell(10) = 115,975 of them."""
+
+_FIELDS: Final = {"groups_proportional": "per_group", "group_count": "per_count", "partition": "per_partition"}
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Dependence = Literal["groups_proportional", "group_count", "partition"]
+"""What the cost of a layer is a function of, from the most special to the most general."""
+
+
 class LayerCost(_Frozen):
-    """One searchable layer: `per_group` is what every group of tasks alive in it costs, in base units."""
+    """One searchable layer; each resource is stated in the field that its dependence asks for, in base units.
+
+    Attributes:
+        per_group: `groups_proportional`: what every group of tasks alive in the layer costs.
+        per_count: `group_count`: T numbers, what the layer costs with 1, 2, ..., T groups alive.
+        per_partition: `partition`: what the layer costs under each grouping of the tasks, all Bell(T) of them, by
+            names as in `semseg+parts|edge`.
+    """
 
     name: str
-    per_group: dict[Resource, Cost]
+    per_group: dict[Resource, Cost] = {}
+    per_count: dict[Resource, list[Cost]] = {}
+    per_partition: dict[Resource, dict[str, Cost]] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A table of proportional costs is written as before there were others, and earlier versions read it.
+        written: dict[str, Any] = handler(self)
+        empty = [field for field in ("per_count", "per_partition") if not written[field]]
+        if not written["per_group"] and len(empty) < 2:
+            empty.append("per_group")
+        return {key: value for key, value in written.items() if key not in empty}
 
 
 class FixedCost(_Frozen):
@@ -51,9 +90,11 @@ class CostTable(_Frozen):
     """What each part of one backbone costs at one input size (height, width) and batch, for T tasks and L
     layers.
 
-    `depends_on` states what the cost of a layer is a function of. `groups_proportional` means the number of
-    groups alive times `per_group`. Other dependences (a cost per number of groups, a cost per partition) will
-    be further values of this field, so that the right formula follows from the table and not from the caller.
+    `depends_on` states what the cost of a layer is a function of, for all resources or for each: the number of groups
+    alive times a cost per group (`groups_proportional`: multiply-adds, parameters), that number in any way
+    (`group_count`: latency), or the grouping itself (`partition`, up to ten tasks). The right formula follows from the
+    table and not from the caller. Costs add up over layers and fixed parts, but for peaks (`Resource.is_peak`), of
+    which the network has the greatest.
 
     Building one directly raises pydantic's ValidationError where a rule is broken; `from_json` raises
     CostError.
@@ -64,7 +105,7 @@ class CostTable(_Frozen):
     tasks: Annotated[list[str], Field(min_length=1)]
     input_size: tuple[Size, Size]
     batch: Size
-    depends_on: Literal["groups_proportional"] = "groups_proportional"
+    depends_on: Dependence | dict[Resource, Dependence] = "groups_proportional"
     layers: Annotated[list[LayerCost], Field(min_length=1)]
     fixed: list[FixedCost]
     provenance: dict[str, str]
@@ -89,76 +130,154 @@ class CostTable(_Frozen):
 
     @model_validator(mode="after")
     def _check_resources(self) -> CostTable:
-        expected = set(self.layers[0].per_group)
+        expected = set(_stated(self.layers[0]))
         if not expected:
             raise ValueError(f"layer {self.layers[0].name!r} states no cost; at least one resource is needed")
-        costs = [(f"layer {layer.name!r}", layer.per_group) for layer in self.layers]
-        costs += [(f"fixed part {part.name!r}", part.cost) for part in self.fixed]
-        for where, cost in costs:
-            if set(cost) != expected:
+        costs = [(f"layer {layer.name!r}", _stated(layer)) for layer in self.layers]
+        costs += [(f"fixed part {part.name!r}", list(part.cost)) for part in self.fixed]
+        for where, stated in costs:
+            if set(stated) != expected or len(stated) != len(expected):
                 raise ValueError(
-                    f"{where} states {_names(cost)} but layer {self.layers[0].name!r} states {_names(expected)}; "
-                    "all parts of a table state the same resources"
+                    f"{where} states {_names(stated)} but layer {self.layers[0].name!r} states {_names(expected)}; "
+                    "all parts of a table state the same resources, once each"
                 )
+        if isinstance(self.depends_on, dict) and set(self.depends_on) != expected:
+            raise ValueError(f"depends_on speaks of {_names(self.depends_on)}, the layers state {_names(expected)}")
+        for resource, layer in itertools.product(self.resources(), self.layers):
+            self._check_layer(resource, layer)
         return self
+
+    def _check_layer(self, resource: Resource, layer: LayerCost) -> None:
+        field = _FIELDS[self.dependence(resource)]
+        if resource not in getattr(layer, field):
+            raise ValueError(
+                f"layer {layer.name!r}: {resource} depends on {self.dependence(resource)} and is to be stated in {field}"
+            )
+        count = len(self.tasks)
+        if field == "per_count" and len(layer.per_count[resource]) != count:
+            raise ValueError(
+                f"layer {layer.name!r}: {len(layer.per_count[resource])} costs in {resource} per number of groups; "
+                f"{count} tasks need {count}, for 1 to {count} groups"
+            )
+        if field == "per_partition":
+            if count > MOST_PARTITION_TASKS:
+                raise ValueError(f"{resource}: a cost per partition is for up to {MOST_PARTITION_TASKS} tasks")
+            named = [read_key(key, self.tasks) for key in layer.per_partition[resource]]
+            if len(named) != bell(count) or len(set(named)) != len(named):
+                raise ValueError(
+                    f"layer {layer.name!r}: {len(set(named))} of the {bell(count)} groupings of {count} tasks have a cost "
+                    f"in {resource} ({len(named)} keys); each needs one"
+                )
 
     def resources(self) -> tuple[Resource, ...]:
         """Return the resources that the table knows, in the order of `Resource`."""
-        return tuple(resource for resource in Resource if resource in self.layers[0].per_group)
+        known = _stated(self.layers[0])
+        return tuple(resource for resource in Resource if resource in known)
+
+    def dependence(self, resource: Resource) -> Dependence:
+        """Return what the costs in `resource` are a function of. Raises CostError if the table does not know it."""
+        self._require(resource)
+        return self.depends_on[resource] if isinstance(self.depends_on, dict) else self.depends_on
 
     def layer_costs(self, resource: Resource) -> npt.NDArray[np.float64]:
-        """Return the cost of one group in each layer, shape (L,), in base units. Raises CostError if not known."""
-        self._require(resource)
+        """Return the cost of one group in each layer, shape (L,), in base units.
+
+        Raises CostError if not known, or not proportional to the number of groups.
+        """
+        if self.dependence(resource) != "groups_proportional":
+            raise CostError(f"{resource} depends on {self.dependence(resource)} here: one group has no cost of its own")
         return np.array([layer.per_group[resource] for layer in self.layers], dtype=np.float64)
 
+    def count_costs(self, resource: Resource) -> npt.NDArray[np.float64]:
+        """Return the cost of each layer with 1..T groups alive, shape (L, T), in base units.
+
+        Raises CostError if not known, or if it is not a function of that number.
+        """
+        if self.dependence(resource) == "group_count":
+            return np.array([layer.per_count[resource] for layer in self.layers], dtype=np.float64)
+        if self.dependence(resource) == "partition":
+            raise CostError(f"{resource} depends on the partition here, not on the number of groups alone")
+        return self.layer_costs(resource)[:, None] * np.arange(1.0, len(self.tasks) + 1)
+
+    @cached_property
+    def by_partition(self) -> dict[Resource, tuple[dict[Partition, float], ...]]:
+        """The costs of the resources that depend on the partition: for each layer by blocks as bitmasks."""
+        return {
+            resource: tuple(
+                {read_key(key, self.tasks): cost for key, cost in layer.per_partition[resource].items()}
+                for layer in self.layers
+            )
+            for resource in self.resources()
+            if self.dependence(resource) == "partition"
+        }
+
+    @cached_property
+    def derived(self) -> dict[tuple[str, Resource], npt.NDArray[np.float64]]:
+        """What `costs.forms` has computed from this table, which cannot change."""
+        return {}
+
     def fixed_cost(self, resource: Resource) -> float:
-        """Return what every branched network pays: the stem once and all heads. Raises CostError if not known."""
+        """Return what every branched network pays: the stem once and all heads; of a peak, the greatest of them.
+
+        Raises CostError if not known.
+        """
         self._require(resource)
-        return math.fsum(part.cost[resource] for part in self.fixed)
+        return _total([part.cost[resource] for part in self.fixed], resource)
 
     def operation_cost(self, name: str, resource: Resource) -> float:
-        """Return what one copy of the layer or fixed part `name` costs, in base units. Raises CostError if not known."""
-        self._require(resource)
+        """Return what one copy of the layer or fixed part `name` costs, in base units.
+
+        Raises CostError if not known, or if a layer's cost is not proportional to the number of groups.
+        """
+        if self.dependence(resource) != "groups_proportional":
+            raise CostError(f"{resource} depends on {self.dependence(resource)} here: one copy has no cost of its own")
         costs = {layer.name: layer.per_group for layer in self.layers} | {part.name: part.cost for part in self.fixed}
         if name not in costs:
             raise CostError(f"the cost table of {self.backbone} has no part called {name!r}")
         return costs[name][resource]
 
-    def architecture_cost(self, group_counts: Sequence[int], resource: Resource) -> float:
-        """Return the exact cost of a branched network with `group_counts[l]` groups (1..T) in layer l, L
-        numbers.
+    def architecture_cost(
+        self, architecture: Sequence[int] | Sequence[Sequence[Sequence[int]]], resource: Resource
+    ) -> float:
+        """Return the exact cost of a branched network, fixed parts included: a sum, or for a peak the maximum.
 
-        Raises CostError if the counts do not fit the table, or the table does not know the resource.
+        `architecture` has L entries: the grouping of each layer (blocks of task indices) or, where that is enough, the
+        number of groups (1..T). Each grouping is to refine the one before, which is not checked here.
+
+        Raises CostError if it does not fit the table, the table does not know the resource, or a cost depends on the
+        partition and only the number of groups is given.
         """
         self._require(resource)
-        if len(group_counts) != len(self.layers):
+        if len(architecture) != len(self.layers):
             raise CostError(
-                f"{len(group_counts)} group counts for a table of {len(self.layers)} layers; one is needed per layer"
+                f"{len(architecture)} group counts for a table of {len(self.layers)} layers; one is needed per layer"
             )
-        for layer, count in zip(self.layers, group_counts, strict=True):
-            if not 1 <= count <= len(self.tasks):
-                raise CostError(
-                    f"layer {layer.name!r}: {count} groups, but {len(self.tasks)} tasks form 1 to {len(self.tasks)}"
-                )
-        return self._sum([int(count) for count in group_counts], resource)
+        entries: Sequence[int | Sequence[Sequence[int]]] = list(architecture)
+        return self._sum([self._layer_cost(i, entry, resource) for i, entry in enumerate(entries)], resource)
 
     def shared_total(self, resource: Resource) -> float:
-        """Return the cost of the cheapest network: all tasks share all layers. Raises CostError if not known."""
-        return self._sum([1] * len(self.layers), resource)
+        """Return the cost of the network in which all tasks share all layers. Raises CostError if not known."""
+        return self.architecture_cost([1] * len(self.layers), resource)
 
     def split_total(self, resource: Resource) -> float:
-        """Return the cost of the dearest branched network: one stem, T encoders. Raises CostError if not known."""
-        return self._sum([len(self.tasks)] * len(self.layers), resource)
+        """Return the cost of the branched network that shares only the stem. Raises CostError if not known."""
+        return self.architecture_cost([len(self.tasks)] * len(self.layers), resource)
 
     def separate_total(self, resource: Resource) -> float:
-        """Return the cost of T networks of their own: T stems, T encoders. Raises CostError if not known."""
+        """Return the cost of T networks of their own: T stems, T encoders. Raises CostError if not known.
+
+        Copies of a fixed part run one after the other, so for a peak they count once.
+        """
         copies = {part.name: len(part.tasks) or len(self.tasks) for part in self.fixed if part.shared}
-        return self._sum([len(self.tasks)] * len(self.layers), resource, copies)
+        count = len(self.tasks)
+        layers = [self._layer_cost(i, count, resource) for i in range(len(self.layers))]
+        return self._sum(layers, resource, {} if resource.is_peak else copies)
 
     def subset(self, tasks: Sequence[str]) -> CostTable:
         """Return the table for these of its tasks, in the order given: heads of the others are left out.
 
-        Raises CostError if `tasks` is empty, repeats a name, or names a task that the table does not know.
+        Raises CostError if `tasks` is empty, repeats a name, or names a task that the table does not know, and where
+        costs depend on the partition, which says nothing of fewer tasks.
         """
         unknown = sorted(set(tasks) - set(self.tasks))
         if unknown or not tasks or len(set(tasks)) != len(tasks):
@@ -171,7 +290,18 @@ class CostTable(_Frozen):
             kept = [task for task in part.tasks if task in tasks]
             if kept or not part.tasks:
                 fixed.append(part.model_copy(update={"tasks": kept}))
-        return self.model_copy(update={"tasks": list(tasks), "fixed": fixed})
+        if self.by_partition and len(tasks) < len(self.tasks):
+            raise CostError(
+                f"tasks {list(tasks)}: {_names(self.by_partition)} depend on the partition of all tasks {self.tasks}; "
+                "make a table for these tasks"
+            )
+        layers = [
+            layer.model_copy(update={"per_count": {r: costs[: len(tasks)] for r, costs in layer.per_count.items()}})
+            for layer in self.layers
+        ]
+        # Not model_copy, which takes along what was computed for all tasks.
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return CostTable(**{**fields, "tasks": list(tasks), "fixed": fixed, "layers": layers})
 
     def to_json(self) -> str:
         """Return the table as indented JSON text, readable by `from_json`."""
@@ -195,23 +325,51 @@ class CostTable(_Frozen):
             problems = "; ".join(_describe(problem) for problem in error.errors()[:3])
             raise CostError(f"{where}: {problems}. Write it again with `bmtas profile`") from None
 
-    def _sum(self, counts: Sequence[int], resource: Resource, copies: dict[str, int] | None = None) -> float:
-        """Sum layers and fixed parts; fsum rounds once, so equal networks cost the same whatever the order."""
+    def _layer_cost(self, layer: int, entry: int | Sequence[Sequence[int]], resource: Resource) -> float:
+        """Return the cost of one layer under a grouping, or with a number of groups alive."""
+        name, count = self.layers[layer].name, len(self.tasks)
+        if isinstance(entry, Sequence):
+            partition = partition_of(entry, count)
+            groups = len(partition)
+        else:
+            partition, groups = (), int(entry)
+            if not 1 <= groups <= count:
+                raise CostError(f"layer {name!r}: {groups} groups, but {count} tasks form 1 to {count}")
+        dependence = self.dependence(resource)
+        if dependence == "groups_proportional":
+            return groups * self.layers[layer].per_group[resource]
+        if dependence == "group_count":
+            return self.layers[layer].per_count[resource][groups - 1]
+        if not partition and 1 < groups < count:
+            raise CostError(
+                f"layer {name!r}: {resource} depends on the partition, which {groups} groups do not name; pass groupings"
+            )
+        partition = partition or partitions_up_to(2**count - 1, count)[0 if groups == 1 else -1]
+        return self.by_partition[resource][layer][partition]
+
+    def _sum(self, layers: Sequence[float], resource: Resource, copies: dict[str, int] | None = None) -> float:
         self._require(resource)
-        layers = [count * layer.per_group[resource] for count, layer in zip(counts, self.layers, strict=True)]
         fixed = [(copies or {}).get(part.name, 1) * part.cost[resource] for part in self.fixed]
-        return math.fsum(layers + fixed)
+        return _total([*layers, *fixed], resource)
 
     def _require(self, resource: Resource) -> None:
-        if resource not in self.layers[0].per_group:
+        if resource not in _stated(self.layers[0]):
+            measured = resource in (Resource.LATENCY_MS, Resource.PEAK_MEMORY_MIB)
             remedy = (
-                "; milliseconds need a table with measured latencies, so state the budget in MAdds or Params"
-                if resource is Resource.LATENCY_MS
-                else ""
+                "; it needs a table with measured costs, so state the budget in MAdds or Params" if measured else ""
             )
             raise CostError(
                 f"the cost table of {self.backbone} knows {_names(self.resources())}, not {resource}{remedy}"
             )
+
+
+def _stated(layer: LayerCost) -> list[Resource]:
+    return [*layer.per_group, *layer.per_count, *layer.per_partition]
+
+
+def _total(costs: Sequence[float], resource: Resource) -> float:
+    """Join the costs of parts; fsum rounds once, so equal networks cost the same whatever the order."""
+    return max(costs, default=0.0) if resource.is_peak else math.fsum(costs)
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:

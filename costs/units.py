@@ -21,6 +21,13 @@ class Resource(str, Enum):
     """Trainable parameters."""
     LATENCY_MS = "latency_ms"
     """Milliseconds for one pass."""
+    PEAK_MEMORY_MIB = "peak_memory_mib"
+    """Mebibytes of activations alive at once, at the worst moment of one pass: a maximum over layers, not a sum."""
+
+    @property
+    def is_peak(self) -> bool:
+        """Whether the parts of a network add up to their maximum and not to their sum."""
+        return self is Resource.PEAK_MEMORY_MIB
 
     def __str__(self) -> str:
         """Return the JSON key, so that messages read `madds` and not `Resource.MADDS`."""
@@ -29,7 +36,7 @@ class Resource(str, Enum):
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on one resource: `value` in the base unit (multiply-adds, parameters, ms), `text` as it was given."""
+    """A limit on one resource: `value` in the base unit (multiply-adds, parameters, ms, MiB), `text` as it was given."""
 
     resource: Resource
     value: float
@@ -40,7 +47,13 @@ _PREFIX_EXPONENTS: Final = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12}
 _PREFIX_OF: Final = {0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
 _WORD_UNITS: Final = {"madds": Resource.MADDS, "params": Resource.PARAMS}
 _TIME_EXPONENTS: Final = {"us": -3, "µs": -3, "μs": -3, "ms": 0, "s": 3}
-_UNIT_NAMES: Final = {Resource.MADDS: "MAdds", Resource.PARAMS: "Params", Resource.LATENCY_MS: "ms"}
+_MEMORY_POWERS: Final = {"kib": -1, "mib": 0, "gib": 1}
+_UNIT_NAMES: Final = {
+    Resource.MADDS: "MAdds",
+    Resource.PARAMS: "Params",
+    Resource.LATENCY_MS: "ms",
+    Resource.PEAK_MEMORY_MIB: "MiB",
+}
 _EXAMPLE: Final = "write for example 9GMAdds or 4.5MParams"
 
 _QUANTITY: Final = re.compile(
@@ -51,8 +64,8 @@ _QUANTITY: Final = re.compile(
 
 
 def parse_budget(text: str) -> Budget:
-    """Read a budget: a decimal number, an optional SI prefix (k, M, G, T) and a unit (MAdds, Params, ms, us
-    or s).
+    """Read a budget: a decimal number, an optional SI prefix (k, M, G, T) and a unit (MAdds, Params), or a number
+    with ms, us or s (latency) or KiB, MiB or GiB (peak memory).
 
     Spaces around the unit and the case of the unit's letters do not matter; the case of the prefix does.
     Raises CostError if the number is missing or not positive and finite, or the unit is missing or unknown.
@@ -63,9 +76,9 @@ def parse_budget(text: str) -> Budget:
         raise CostError(f"budget {text!r}: no number found; a budget is a number and a unit, {_EXAMPLE}")
     if not unit:
         raise CostError(f"budget {text!r}: no unit found after {number}; {_EXAMPLE}")
-    resource, exponent = _read_unit(unit, text)
+    resource, exponent, factor = _read_unit(unit, text)
     try:
-        value = float(Decimal(number).scaleb(exponent))  # Decimal, so that 4.1GMAdds is exactly 4100000000
+        value = float(Decimal(number).scaleb(exponent)) * factor  # Decimal, so that 4.1GMAdds is exactly 4100000000
     except ArithmeticError:  # an exponent beyond all measure
         value = math.inf
     if not (math.isfinite(value) and value > 0):
@@ -73,15 +86,17 @@ def parse_budget(text: str) -> Budget:
     return Budget(resource, value, text.strip())
 
 
-def _read_unit(unit: str, text: str) -> tuple[Resource, int]:
-    """Return the resource and the power of ten to its base unit of `unit` with its prefix."""
+def _read_unit(unit: str, text: str) -> tuple[Resource, int, float]:
+    """Return the resource, and the power of ten and the factor to its base unit, of `unit` with its prefix."""
     if unit.lower() in _TIME_EXPONENTS:
-        return Resource.LATENCY_MS, _TIME_EXPONENTS[unit.lower()]
+        return Resource.LATENCY_MS, _TIME_EXPONENTS[unit.lower()], 1.0
+    if unit.lower() in _MEMORY_POWERS:
+        return Resource.PEAK_MEMORY_MIB, 0, 1024.0 ** _MEMORY_POWERS[unit.lower()]
     for name, resource in _WORD_UNITS.items():
         if unit.lower().endswith(name):
             prefix = unit[: -len(name)].strip()
             if prefix in _PREFIX_EXPONENTS:
-                return resource, _PREFIX_EXPONENTS[prefix]
+                return resource, _PREFIX_EXPONENTS[prefix], 1.0
             raise CostError(
                 f"budget {text!r}: {prefix!r} before {_UNIT_NAMES[resource]} is not a prefix known here; "
                 f"known: k, M, G, T (case matters, M is a million); {_EXAMPLE}"
@@ -97,14 +112,18 @@ def _hint(unit: str) -> str:
         )
     if re.search(r"macs?$", unit, re.IGNORECASE):
         return " MACs are the same as MAdds, the name used here;"
-    return " known: MAdds, Params (with k, M, G or T before them), ms, us, s;"
+    if re.fullmatch(r"[kmgt]?b(ytes?)?", unit, re.IGNORECASE):
+        return (
+            " memory is given in KiB, MiB or GiB, powers of 1024 (MB means a million bytes to some and 2^20 to others);"
+        )
+    return " known: MAdds, Params (with k, M, G or T before them), ms, us, s, KiB, MiB, GiB;"
 
 
 def format_quantity(value: float, resource: Resource, *, digits: int = 3, rounding: str = ROUND_HALF_EVEN) -> str:
     """Return `value` (base unit) with `digits` significant digits, SI prefix and unit, as in `9.00 GMAdds`.
 
     `rounding` is one of the constants of `decimal`. Digits before the point are never rounded away: `1234
-    ms`.
+    ms`, `1536 MiB`.
     """
     unit = _UNIT_NAMES[resource]
     if not math.isfinite(value) or value == 0:
@@ -112,7 +131,7 @@ def format_quantity(value: float, resource: Resource, *, digits: int = 3, roundi
     number = Decimal(value)
     if abs(number) >= Decimal(10) ** 27:  # beyond what a decimal context of 28 digits rounds
         return f"{value:.{digits - 1}e} {unit}"
-    largest = 0 if resource is Resource.LATENCY_MS else max(_PREFIX_OF)
+    largest = max(_PREFIX_OF) if resource in _WORD_UNITS.values() else 0
     exponent = min(max(number.adjusted() // 3 * 3, 0), largest)
     rounded = _round(number.scaleb(-exponent), digits, rounding)
     if abs(rounded) >= 1000 and exponent < largest:  # 999.9996 million is 1.00 G, not 1000 M

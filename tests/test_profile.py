@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.profile import build_table, count_network, count_operations
 from bmtas.tasks import TASK_SETS, Task, TaskKind
+from costs.decode import architecture_from_draws
 from costs.table import CostTable
 from costs.units import Resource
 
@@ -168,6 +170,23 @@ def test_the_graph_the_table_and_the_network_that_is_built_agree_exactly(
             assert table.separate_total(resource) == value
         else:
             assert table.architecture_cost(architecture.group_counts, resource) == value
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+def test_the_table_agrees_with_networks_built_from_sampled_draws(table: CostTable, count: int) -> None:
+    rng = np.random.default_rng(count)
+    seen = set()
+    for _ in range(count):
+        # Draws that mostly agree, so that tasks part somewhere in the middle and not at once.
+        draws = np.where(rng.random((18, len(NAMES))) < 0.97, 0, rng.integers(0, len(NAMES), (18, len(NAMES))))
+        groupings = architecture_from_draws(draws)
+        named = tuple(tuple(tuple(NAMES[t] for t in block) for block in grouping) for grouping in groupings)
+        architecture = Architecture(backbone="mobilenet_v2", tasks=NAMES, groupings=named)
+        built = count_network(build_network(architecture, TASKS), SIZE)
+        assert table.architecture_cost(groupings, Resource.MADDS) == built.madds
+        assert table.architecture_cost(groupings, Resource.PARAMS) == built.params
+        seen.add(groupings)
+    assert len(seen) > count // 2
 
 
 def test_a_subset_of_the_tasks_costs_what_the_smaller_network_costs(

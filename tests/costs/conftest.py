@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from costs import CostTable, FixedCost, LayerCost, Resource
+from costs.partitions import partitions_of, write_key
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,6 +43,44 @@ def make_table() -> Callable[..., CostTable]:
                 for i in range(len(madds))
             ],
             fixed=[FixedCost(name="stem", shared=True, tasks=names, cost=dict.fromkeys(known, 7.0)), *heads],
+            provenance={"counter": "made up"},
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_general_table() -> Callable[..., CostTable]:
+    """Return a builder of tables whose latency and peak memory depend on the number of groups or the partition.
+
+    `latency` and `memory` are arrays (L, T) or (L, Bell(T)); which one it is, their width says. MAdds are 1 a group.
+    """
+
+    def make(tasks: int, latency: Floats, memory: Floats | None = None) -> CostTable:
+        names = [f"t{t}" for t in range(tasks)]
+        keys = [write_key(partition, names) for partition in partitions_of(2**tasks - 1)]
+        known = {Resource.LATENCY_MS: latency} | ({} if memory is None else {Resource.PEAK_MEMORY_MIB: memory})
+        layers = [
+            LayerCost(
+                name=f"layer{i}",
+                per_group={Resource.MADDS: 1.0},
+                per_count={r: c[i].tolist() for r, c in known.items() if c.shape[1] == tasks},
+                per_partition={
+                    r: dict(zip(keys, c[i].tolist(), strict=True)) for r, c in known.items() if c.shape[1] != tasks
+                },
+            )
+            for i in range(len(latency))
+        ]
+        kinds = {r: "group_count" if c.shape[1] == tasks else "partition" for r, c in known.items()}
+        fixed = dict.fromkeys([*known, Resource.MADDS], 0.5)
+        return CostTable(
+            backbone="toy",
+            tasks=names,
+            input_size=(64, 96),
+            batch=1,
+            depends_on={Resource.MADDS: "groups_proportional", **kinds},
+            layers=layers,
+            fixed=[FixedCost(name="stem", shared=True, tasks=names, cost=fixed)],
             provenance={"counter": "made up"},
         )
 
@@ -90,6 +130,17 @@ class Enumeration:
                 else:
                     blocks.append([t])
             self.partitions[number] = tuple(tuple(block) for block in blocks)
+
+    def expected(self, cost: Callable[[int, tuple[tuple[int, ...], ...]], float]) -> Floats:
+        """Return the mean of `cost(layer, grouping)` in each layer."""
+        return np.array(
+            [
+                math.fsum(
+                    cost(layer, blocks) * self.weights[numbers == n].sum() for n, blocks in self.partitions.items()
+                )
+                for layer, numbers in enumerate(self.groupings)
+            ]
+        )
 
     def expected_groups(self) -> Floats:
         counts = np.zeros(256)

@@ -111,9 +111,10 @@ def test_costs_that_are_no_whole_numbers(
         check_against_enumeration(probs, table, listed, [Budget(MS, cost, "")])
 
 
-def test_no_budget_is_ever_exceeded(make_table: MakeTable, draw_probs: Callable[..., Floats]) -> None:
+@pytest.mark.parametrize("cases", [150, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+def test_no_budget_is_ever_exceeded(make_table: MakeTable, draw_probs: Callable[..., Floats], cases: int) -> None:
     rng = np.random.default_rng(0)
-    for case in range(300):
+    for case in range(cases):
         table = make_table(5, madds=rng.integers(10**7, 10**9, 18).tolist(), params=rng.uniform(1, 9, 18).tolist())
         low, high = budget_range(table, M)
         budgets = [Budget(M, low + min(max(rng.uniform(-0.02, 1.02), 0.0), 1.0) * (high - low), "")]

@@ -73,9 +73,7 @@ def test_wrong_group_counts_are_refused(table: CostTable) -> None:
 
 def test_an_unknown_resource_is_refused_with_the_known_ones(table: CostTable) -> None:
     for ask in (table.layer_costs, table.fixed_cost, table.shared_total, table.split_total, table.separate_total):
-        with pytest.raises(
-            CostError, match="toy knows madds, params, not latency_ms; .* state the budget in MAdds or Params"
-        ):
+        with pytest.raises(CostError, match=r"toy knows madds, params, not latency_ms; .* state the budget"):
             ask(Resource.LATENCY_MS)
 
 

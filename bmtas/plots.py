@@ -1,0 +1,108 @@
+"""Pictures of a search: how the expected cost came to the budget, and what the probabilities promise. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bmtas.expectation import expect_run
+from bmtas.extras import require
+from bmtas.files import atomic_path, read_lines
+from bmtas.runs import Run
+from costs.units import Budget, Resource, format_quantity, parse_budget
+
+_DOTS_PER_INCH = 120
+_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+"""Of so many groupings, each has a colour; the others are grey, which C7 is too."""
+
+
+def draw_search(run: Run) -> list[Path]:
+    """Write the pictures of a search that has ended into its folder and return their paths.
+
+    `budget.png` shows expected cost and multiplier over the steps, `expected.png` expected cost and the probability
+    of the groupings per layer; the second is left out for more than ten tasks, whose groupings are too many.
+
+    Raises EnvironmentProblem where matplotlib is not installed, UsageError if the search has not ended.
+    """
+    budgets = [parse_budget(text) for text in run.config().budgets]
+    drawn = [run.search_folder / "budget.png"]
+    draw_budgets(read_lines(run.search_folder / "history.jsonl"), budgets, drawn[0])
+    if len(run.config().tasks) <= 10:
+        drawn.append(run.search_folder / "expected.png")
+        draw_expected(expect_run(run), drawn[1])
+    return drawn
+
+
+def draw_budgets(history: list[dict[str, Any]], budgets: list[Budget], path: Path) -> None:
+    """Draw the expected cost against the budget and the multiplier over the steps, a column per budget.
+
+    `history` is what a search writes step by step; steps without a resource term are passed over.
+    """
+    figure = _figure(5.5 * max(len(budgets), 1), 5.5)
+    axes = figure.subplots(2, max(len(budgets), 1), sharex=True, squeeze=False)
+    for (above, below), budget in zip(axes.T, budgets, strict=False):
+        key = budget.resource.value
+        records = [record for record in history if f"expected.{key}" in record]
+        steps = [record["step"] for record in records]
+        scale, unit = _scale(budget.value, budget.resource)
+        above.plot(steps, [record[f"expected.{key}"] / scale for record in records], label="expected")
+        above.axhline(budget.value / scale, color="black", linestyle="--", linewidth=1, label=f"budget {budget.text}")
+        above.set_ylabel(f"{key} ({unit})")
+        above.legend()
+        below.plot(steps, [record[f"multiplier.{key}"] for record in records], color="tab:red")
+        below.set_ylabel(f"multiplier of {key}")
+        below.set_xlabel("step of the search")
+    _save(figure, path)
+
+
+def draw_expected(expectation: dict[str, Any], path: Path) -> None:
+    """Draw what `expect_run` returns: expected cost per layer, and the probability of each grouping per layer."""
+    layers = expectation["layers"]
+    resources = [Resource(name) for name in expectation["expected"]]
+    figure = _figure(max(7.0, 0.45 * len(layers) + 4), 2.2 * len(resources) + 3.5)
+    axes = figure.subplots(len(resources) + 1, 1, sharex=True, height_ratios=[1] * len(resources) + [2])
+    places = list(range(len(layers)))
+    for axis, resource in zip(axes, resources, strict=False):
+        values = [layer["expected"][resource.value] for layer in layers]
+        scale, unit = _scale(max(values), resource)
+        axis.bar(places, [value / scale for value in values])
+        axis.set_ylabel(f"{resource.value}\n({unit})")
+    _draw_groupings(axes[-1], layers)
+    axes[0].set_title(f"{expectation['run']}: expected cost and groupings per layer")
+    axes[-1].set_xticks(places, [layer["name"] for layer in layers], rotation=90)
+    _save(figure, path)
+
+
+def _draw_groupings(axis: Any, layers: list[dict[str, Any]]) -> None:
+    """Draw the probabilities of the groupings as stacked bars; what has no colour of its own is grey."""
+    totals: dict[str, float] = {}
+    for layer in layers:
+        for entry in layer["groupings"]:
+            totals[entry["grouping"]] = totals.get(entry["grouping"], 0.0) + entry["probability"]
+    shown = sorted(totals, key=lambda name: -totals[name])[: len(_COLOURS)]
+    places, bottom = list(range(len(layers))), [0.0] * len(layers)
+    for colour, name in zip(_COLOURS, shown, strict=False):
+        heights = [sum(e["probability"] for e in layer["groupings"] if e["grouping"] == name) for layer in layers]
+        axis.bar(places, heights, bottom=bottom, label=name, color=colour)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    axis.bar(places, [max(1 - low, 0.0) for low in bottom], bottom=bottom, color="lightgrey", label="others")
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("probability of the grouping")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small")
+
+
+def _scale(value: float, resource: Resource) -> tuple[float, str]:
+    """Return what to divide by, and the unit with its prefix, so that `value` is a short number."""
+    unit = format_quantity(value, resource).split()[-1]
+    name = {Resource.MADDS: "MAdds", Resource.PARAMS: "Params"}.get(resource, unit)
+    return {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[unit.removesuffix(name)], unit
+
+
+def _figure(width: float, height: float) -> Any:
+    # Not pyplot: a figure of its own needs no display and leaves nothing behind.
+    return require("matplotlib.figure", "train").Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=_DOTS_PER_INCH)
