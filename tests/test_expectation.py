@@ -46,7 +46,6 @@ def run(tmp_path: Path) -> Run:
         search=preset.search,
         train=preset.train,
     )
-    created = create_run(tmp_path / "runs", "scenes", config)
     cost = {Resource.MADDS: 40.0, Resource.PARAMS: 4.0}
     table = CostTable(
         backbone="mobilenet_v2",
@@ -57,8 +56,7 @@ def run(tmp_path: Path) -> Run:
         fixed=[FixedCost(name="stem", shared=True, tasks=[], cost=cost)],
         provenance={},
     )
-    write_text(created.path / "table.json", table.to_json())
-    return created
+    return create_run(tmp_path / "runs", "scenes", config, table)
 
 
 def finish(run: Run) -> None:
