@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from bmtas.architecture import Architecture
+from bmtas.config import PRESETS, Preset, RunConfig
+from bmtas.tasks import Task
 
 # Before torch is imported: small tensors on several threads wait for each other, on a busy machine many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,3 +45,28 @@ def random_architecture() -> Callable[[int, str, tuple[str, ...], int], Architec
         return Architecture(backbone=backbone, tasks=tasks, groupings=tuple(groupings))
 
     return draw
+
+
+@pytest.fixture
+def run_config() -> Callable[[Sequence[Task], str], RunConfig]:
+    """Return a function (tasks, budget) that gives the configuration of a small run of the quick preset."""
+
+    def configure(tasks: Sequence[Task], budget: str) -> RunConfig:
+        preset = PRESETS[Preset.QUICK]
+        return RunConfig(
+            data="scenes",
+            data_fingerprint="0",
+            tasks=[task.to_json() for task in tasks],
+            backbone="mobilenet_v2",
+            weights="none",
+            budgets=[budget],
+            preset=Preset.QUICK,
+            seed=0,
+            deploy_size=(64, 64),
+            search_size=(32, 32),
+            train_size=(32, 32),
+            search=preset.search,
+            train=preset.train,
+        )
+
+    return configure

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import costs
-from bmtas.config import PRESETS, Preset, RunConfig
+from bmtas.config import RunConfig
 from bmtas.errors import UsageError
 from bmtas.expectation import expect_run
 from bmtas.files import write_json, write_text
@@ -28,24 +29,9 @@ TASKS = (Task(name="a", kind=TaskKind.BINARY), Task(name="b", kind=TaskKind.DEPT
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, run_config: Callable[[Sequence[Task], str], RunConfig]) -> Run:
     """A run of two tasks and two layers: together with 0.5 in the first, with 0.5 * 0.62 in the second."""
-    preset = PRESETS[Preset.QUICK]
-    config = RunConfig(
-        data="scenes",
-        data_fingerprint="0",
-        tasks=[task.to_json() for task in TASKS],
-        backbone="mobilenet_v2",
-        weights="none",
-        budgets=["150MAdds"],
-        preset=Preset.QUICK,
-        seed=0,
-        deploy_size=(64, 64),
-        search_size=(32, 32),
-        train_size=(32, 32),
-        search=preset.search,
-        train=preset.train,
-    )
+    config = run_config(TASKS, "150MAdds")
     cost = {Resource.MADDS: 40.0, Resource.PARAMS: 4.0}
     table = CostTable(
         backbone="mobilenet_v2",

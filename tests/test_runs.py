@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from bmtas.config import PRESETS, Preset, RunConfig
+from bmtas.config import RunConfig
 from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.runs import all_runs, create_run, open_run
 from bmtas.tasks import Task, TaskKind
@@ -26,23 +27,8 @@ TABLE = CostTable(
 
 
 @pytest.fixture
-def config() -> RunConfig:
-    preset = PRESETS[Preset.QUICK]
-    return RunConfig(
-        data="scenes",
-        data_fingerprint="0",
-        tasks=[Task(name="depth", kind=TaskKind.DEPTH).to_json()],
-        backbone="mobilenet_v2",
-        weights="none",
-        budgets=["1GMAdds"],
-        preset=Preset.QUICK,
-        seed=0,
-        deploy_size=(64, 64),
-        search_size=(32, 32),
-        train_size=(64, 64),
-        search=preset.search,
-        train=preset.train,
-    )
+def config(run_config: Callable[[Sequence[Task], str], RunConfig]) -> RunConfig:
+    return run_config([Task(name="depth", kind=TaskKind.DEPTH)], "1GMAdds")
 
 
 def test_runs_are_numbered_on_from_the_highest(tmp_path: Path, config: RunConfig) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from bmtas.architecture import Architecture
-from bmtas.config import PRESETS, Preset, RunConfig
+from bmtas.config import RunConfig
 from bmtas.files import write_json
 from bmtas.runs import FOUND, SEPARATE, SHARED, Run, create_run
 from bmtas.summary import delta_m, network_costs, summarise_run
@@ -45,31 +46,16 @@ def test_where_nothing_can_be_said_relative_to_the_baseline_there_is_no_delta(va
 # --- a run folder
 
 TASKS = (Task(name="a", kind=TaskKind.BINARY), Task(name="b", kind=TaskKind.DEPTH))
-PRESET = PRESETS[Preset.QUICK]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, run_config: Callable[[Sequence[Task], str], RunConfig]) -> Run:
     """A run whose stem costs 1, whose three layers cost 10 each, whose heads cost 100 and 200 multiply-adds."""
 
     def cost(madds: float) -> dict[Resource, float]:
         return {Resource.MADDS: madds, Resource.PARAMS: madds / 10}
 
-    config = RunConfig(
-        data="scenes",
-        data_fingerprint="0",
-        tasks=[task.to_json() for task in TASKS],
-        backbone="mobilenet_v2",
-        weights="none",
-        budgets=["350MAdds"],
-        preset=Preset.QUICK,
-        seed=0,
-        deploy_size=(64, 64),
-        search_size=(32, 32),
-        train_size=(32, 32),
-        search=PRESET.search,
-        train=PRESET.train,
-    )
+    config = run_config(TASKS, "350MAdds")
     table = CostTable(
         backbone="mobilenet_v2",
         tasks=["a", "b"],
