@@ -103,7 +103,7 @@ class MaxF:
     time of an evaluation; two histograms hold the same counts.
     """
 
-    def __init__(self, task: Task) -> None:  # noqa: ARG002
+    def __init__(self, task: Task) -> None:
         self._thresholds = torch.linspace(0.01, 0.99, 99)
         # Pixels by how many of the thresholds they reach, all of them and the positive ones.
         self._reached = torch.zeros(2, len(self._thresholds) + 1, dtype=torch.long)
