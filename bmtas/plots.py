@@ -42,7 +42,7 @@ def draw_budgets(history: list[dict[str, Any]], budgets: list[Budget], path: Pat
     axes = figure.subplots(2, max(len(budgets), 1), sharex=True, squeeze=False)
     for (above, below), budget in zip(axes.T, budgets, strict=False):
         key = budget.resource.value
-        records = [record for record in history if f"expected.{key}" in record]
+        records = [record for record in history if {f"expected.{key}", f"multiplier.{key}"} <= record.keys()]
         steps = [record["step"] for record in records]
         scale, unit = _scale(budget.value, budget.resource)
         above.plot(steps, [record[f"expected.{key}"] / scale for record in records], label="expected")

@@ -13,8 +13,11 @@ from cli.options import Json
 def profile_command(
     backbone: Annotated[str, typer.Option(help="mobilenet_v2 or resnet50.")] = "mobilenet_v2",
     tasks: Annotated[
-        str, typer.Option(help="A known task set (pascal-context, nyud-v2), scenes, or a manifest.")
-    ] = "pascal-context",
+        str | None,
+        typer.Option(
+            help="A known task set (pascal-context, nyud-v2), scenes, or a manifest; pascal-context if left out."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="scenes or a manifest, as in `bmtas search`; the same as giving it to --tasks.")
     ] = None,
@@ -31,13 +34,18 @@ def profile_command(
 
     Example: bmtas profile --backbone resnet50 --tasks pascal-context --size 512x512
     """
+    from bmtas.errors import UsageError
     from bmtas.networks.backbone import get_backbone
     from bmtas.profile import build_table, cost_by_tasks, generic_tasks
     from cli.console import emit_json, err, out, parse_size
     from costs.units import format_quantity
 
     err().print("counting multiply-adds ...")
+    if data is not None and tasks is not None:
+        raise UsageError("--data and --tasks both name the tasks; give one of them")
     if tasks_count is not None:
+        if data is not None or tasks is not None:
+            raise UsageError("--tasks-count makes up its tasks; leave out --data and --tasks")
         table = build_table(
             get_backbone(backbone), generic_tasks(tasks_count), parse_size(size, "--size") or (512, 512)
         )
@@ -47,7 +55,7 @@ def profile_command(
         if json != "-":
             out().print(_by_tasks(table, rows))
         return
-    chosen, own_size = _tasks_and_size(data or tasks)
+    chosen, own_size = _tasks_and_size(data or tasks or "pascal-context")
     table = build_table(get_backbone(backbone), chosen, parse_size(size, "--size") or own_size)
     if json is not None:
         emit_json(_as_json(table), json)

@@ -48,11 +48,12 @@ def _show_expected(run: Any, json: str | None) -> None:
     expectation = expect_run(run)
     if json is not None:
         emit_json(expectation, json)
-    if json != "-":
-        out().print(_as_table(expectation))
+    if json == "-":
+        return
+    out().print(_as_table(expectation))
     try:
         drawn = draw_search(run)
-    except EnvironmentProblem as error:
+    except (EnvironmentProblem, OSError) as error:
         err().print(f"no pictures: {error}", markup=False)
     else:
         err().print("pictures: " + ", ".join(str(path) for path in drawn), markup=False)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from costs.errors import CostError
-from costs.groupings import grouping_probabilities
+from costs.groupings import check_rows, grouping_probabilities
 from costs.lattice import MOST_INTERVAL_TASKS, Floats, Ints, Lattice, lattice_of
 from costs.partitions import Grouping, grouping_of
 from costs.table import CostTable
@@ -54,7 +54,8 @@ def expected_from_groupings(probs: Floats, table: CostTable, resource: Resource)
     The definition itself, sum_k P(kappa_l = k) c[l, k]: what `costs.expected.expected_layer_costs` computes
     differentiably and with torch. Up to ten tasks. Raises CostError as `grouping_probabilities` and `partition_costs`.
     """
-    result: Floats = (grouping_probabilities(probs) * partition_costs(table, resource)).sum(axis=1)
+    checked = check_rows(probs, (len(table.layers), len(table.tasks)))
+    result: Floats = (grouping_probabilities(checked) * partition_costs(table, resource)).sum(axis=1)
     return result
 
 
