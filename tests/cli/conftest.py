@@ -198,7 +198,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     processes: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: object, setup: str = "") -> subprocess.Popen[str]:
-        code = f"{setup}\nfrom cli.main import main\nmain()"
+        # Where the tests run in the background, SIGINT is ignored and children inherit that; a terminal does not.
+        terminal = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+        code = f"{terminal}\n{setup}\nfrom cli.main import main\nmain()"
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)],
             stdout=subprocess.PIPE,
