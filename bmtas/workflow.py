@@ -169,14 +169,14 @@ def run_search(plan: Plan, root: Path, progress: Progress, *, device: str = "aut
     """
     run = None if new else _unfinished(root, plan.config)
     search = Search(plan.config, plan.dataset, plan.table, plan.budgets, device)
-    weights = None
     if run is None:
         check_labels(plan.dataset, plan.config.task_list(), progress)
-        weights = load_weights(plan.config.weights, get_backbone(plan.config.backbone))
+    # What a checkpoint replaces anyway is not fetched again.
+    begun = run is not None and (run.search_folder / "checkpoint.pt").exists()
+    weights = None if begun else load_weights(plan.config.weights, search.backbone)
+    if run is None:
         label = f"{plan.dataset.name}-{'-'.join(b.text for b in plan.budgets)}"
         run = create_run(root, label, plan.config, plan.table)
-    elif not (run.search_folder / "checkpoint.pt").exists():
-        weights = load_weights(plan.config.weights, get_backbone(plan.config.backbone))
     progress.note(f"run folder: {run.path}; device: {search.device}")
     probabilities = search.run(run.search_folder, weights, progress)
     _write_found(run, plan, probabilities)

@@ -24,7 +24,6 @@ def evaluate_command(
 
     Example: bmtas evaluate --json -
     """
-    from bmtas.errors import UsageError
     from bmtas.runs import FOUND, open_run
     from bmtas.summary import summarise_run
     from bmtas.workflow import evaluate_networks
@@ -35,8 +34,7 @@ def evaluate_command(
     chosen = open_run(runs, run)
     names = chosen_networks(network) if network else chosen.trained()
     if not names:
-        chosen.require_trained(FOUND)
-        raise UsageError(f"{chosen.path}: no network is trained yet; run `bmtas train` first")
+        chosen.require_trained(FOUND)  # raises, and says which command comes first
     with ShownProgress(quiet=quiet) as progress:
         evaluate_networks(chosen, names, progress, images=images, device=device)
     if json is not None:
