@@ -16,8 +16,6 @@ if TYPE_CHECKING:
         architecture_from_draws,
         argmax_architecture,
         best_architecture,
-        budget_range,
-        check_budgets,
         pareto_front,
     )
     from costs.errors import BudgetBelowReach, CostError
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from costs.forms import expected_from_groupings, partition_costs
     from costs.groupings import grouping_probabilities
     from costs.partitions import Grouping
+    from costs.reach import budget_range, check_budgets
     from costs.table import CostTable, FixedCost, LayerCost
     from costs.units import Budget, Resource, format_quantity, parse_budget
 
@@ -69,10 +68,9 @@ _HOMES = {
         "argmax_architecture",
         "architecture_from_draws",
         "best_architecture",
-        "budget_range",
-        "check_budgets",
         "pareto_front",
     ),
+    "reach": ("budget_range", "check_budgets"),
     "controller": ("Multiplier",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

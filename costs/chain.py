@@ -16,13 +16,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from costs.fronts import undominated
+from costs.fronts import favoured, undominated
 from costs.programme import FIRST_GAP, ROUNDING, Tree
 from costs.splits import Floats, Ints
 
 _STEPS_AT_ONCE = 2_000_000
 _MOST_POINTS = 200_000
-"""Points kept in one layer; more than this and the search is cut short, which the result says."""
+"""Points kept in one layer, whatever the width; more than this and the search is cut short, which the result says."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Chain:
     def rest(self, prices: Floats) -> Floats:
         """Return the least score + price * cost of what follows a state, (L + 1, n); inf where nothing may."""
         return self._rest(self.scores, self.costs @ prices)
+
+    def lower_bound(self, prices: Floats) -> float:
+        """Return a bound from below on the score of every path within the limits, by weak duality for prices >= 0."""
+        lowest = float(self.rest(prices)[0, 0]) - float(prices @ self.limits)
+        return max(0.0, lowest - ROUNDING * (1 + abs(lowest)))
 
     def path(self, prices: Floats) -> Tree:
         """Return the path of least score + price * cost."""
@@ -109,11 +114,12 @@ class Chain:
 
 
 def best_path(
-    chain: Chain, prices: Floats, known: Tree | None, within: Callable[[Tree], bool]
+    chain: Chain, prices: Floats, known: Tree | None, within: Callable[[Tree], bool], width: int | None
 ) -> tuple[Tree | None, bool]:
     """Return the best path that `within` accepts, None if there is none, and whether nothing was left out.
 
     `known` is such a path, if one is known. As `costs.programme.best_tree`, the search raises a ceiling for the score.
+    For `width` see `search`.
     """
     rest = chain.rest(prices)
     lowest = float(rest[0, 0]) - float(prices @ chain.limits)
@@ -121,7 +127,7 @@ def best_path(
     gap = FIRST_GAP
     while True:
         ceiling = min(lowest + gap, known.score if known else np.inf)
-        front, complete = search(chain, prices, rest, ceiling)
+        front, complete = search(chain, prices, rest, ceiling, width)
         for path in front:
             if within(path):
                 known = path if known is None else min(known, path, key=lambda tree: tree.rank)
@@ -131,15 +137,21 @@ def best_path(
         gap = 2 * gap if complete and gap < highest else np.inf
 
 
-def search(chain: Chain, prices: Floats, rest: Floats, ceiling: float) -> tuple[Iterator[Tree], bool]:
-    """Return the undominated paths of a score up to `ceiling` within the limits, best first, and whether all."""
+def search(
+    chain: Chain, prices: Floats, rest: Floats, ceiling: float, width: int | None
+) -> tuple[Iterator[Tree], bool]:
+    """Return the undominated paths of a score up to `ceiling` within the limits, best first, and whether all.
+
+    With a `width`, at most so many partial paths are kept that end in the same state, those that the prices favour.
+    """
     resources = chain.costs.shape[2]
     bound = ceiling + float(prices @ chain.limits)
     bound += ROUNDING * (1 + abs(bound))
     points = _Points(np.zeros((1, resources)), np.zeros(1), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
     history, complete = [], True
     for layer in range(len(chain.scores)):
-        points = _step(chain, layer, points, prices, rest, bound)
+        points, whole = _step(chain, layer, points, prices, rest, bound, width)
+        complete &= whole
         if len(points.score) > _MOST_POINTS:
             priced = points.score + points.cost @ prices + rest[layer + 1, points.state]
             points, complete = points.take(np.sort(np.argsort(priced, kind="stable")[:_MOST_POINTS])), False
@@ -160,8 +172,13 @@ class _Points:
         return _Points(self.cost[chosen], self.score[chosen], self.state[chosen], self.origin[chosen])
 
 
-def _step(chain: Chain, layer: int, points: _Points, prices: Floats, rest: Floats, bound: float) -> _Points:
-    """Return the undominated continuations of `points` by one layer that the bound and the limits do not exclude."""
+def _step(
+    chain: Chain, layer: int, points: _Points, prices: Floats, rest: Floats, bound: float, width: int | None
+) -> tuple[_Points, bool]:
+    """Return the undominated continuations of `points` by one layer that the bound and the limits do not exclude.
+
+    Also whether they are all, or `width` left some out.
+    """
     degrees = (chain.firsts[1:] - chain.firsts[:-1])[points.state]
     runs = np.split(np.arange(len(degrees)), np.flatnonzero(np.diff(np.cumsum(degrees) // _STEPS_AT_ONCE)) + 1)
     kept = []
@@ -187,7 +204,10 @@ def _step(chain: Chain, layer: int, points: _Points, prices: Floats, rest: Float
         for run in np.split(order, np.flatnonzero(np.diff(found.state[order])) + 1)
         if len(run)
     ]
-    return found.take(np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64))
+    whole = width is None or all(len(run) <= width for run in chosen)
+    if width is not None and not whole:
+        chosen = [run[favoured(found.cost[run], found.score[run], prices, width)] for run in chosen]
+    return found.take(np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)), whole
 
 
 def _paths(history: list[_Points]) -> Iterator[Tree]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from costs.chain import Chain
 from costs.forms import extreme_architectures
 from costs.lattice import lattice_of
 from costs.partitions import Partition, grouping_of, partition_of, refines, restrict
-from costs.scores import COST_BITS, log_scores
+from costs.scores import CostLattice, log_scores
 from costs.splits import (
     COMPLETE_TASKS,
     Floats,
@@ -29,10 +30,40 @@ _MOST_LADDERS = 12
 """From so many layers the groupings are taken that are looked at where not all can be."""
 
 
-def build_chain(
-    probs: Floats, table: CostTable, limits: dict[Resource, float]
-) -> tuple[Chain, tuple[Partition, ...], Floats, bool]:
-    """Return the problem, its states, the probability of each step (L, E), and whether the states are all there are.
+@dataclass(frozen=True)
+class ChainProblem:
+    """All of a `Chain` but the limits.
+
+    Attributes:
+        states: the groupings; `left`, `taken`, `scores` and `chances` (the probabilities) are of the steps, as in `Chain`.
+        sums: the costs of the states (L, n) in each resource that adds up, in the order of the resources.
+        peaks: the same in each that does not.
+        complete: whether the states are all groupings there are.
+    """
+
+    states: tuple[Partition, ...]
+    left: Ints
+    taken: Ints
+    scores: Floats
+    chances: Floats
+    sums: dict[Resource, CostLattice]
+    peaks: dict[Resource, Floats]
+    complete: bool
+
+    def chain(self, limits: dict[Resource, float]) -> Chain:
+        """Return the problem with these limits, one for each resource, in base units."""
+        shape = (len(self.scores), len(self.states))
+        # Without any cost that adds up there is one of 0, so that arrays have an axis for it.
+        columns = [lattice.costs for lattice in self.sums.values()] or [np.zeros(shape)]
+        bounds = [lattice.limit(limits[resource]) for resource, lattice in self.sums.items()] or [0.0]
+        allowed = np.ones(shape, dtype=np.bool_)
+        for resource, costs in self.peaks.items():
+            allowed &= costs <= limits[resource]
+        return Chain(self.left, self.taken, self.scores, np.stack(columns, axis=2), allowed, np.array(bounds))
+
+
+def chain_problem(probs: Floats, table: CostTable, resources: Iterable[Resource]) -> ChainProblem:
+    """Return the problem for `probs` (L, T, C) and limits in these resources.
 
     Up to eight tasks all groupings are states. Beyond, they are those that the probabilities suggest: in each layer
     the tasks joined one by one in the order of the probability that they are together, and what the cheapest
@@ -44,42 +75,26 @@ def build_chain(
         scores, chances = _score_all_steps(probs)
     else:
         chosen = _suggested(probs)
-        for resource in limits:
+        for resource in resources:
             cheapest = extreme_architectures(table, resource)[0]
             chosen.update(dict.fromkeys(partition_of(grouping, tasks) for grouping in cheapest))
         states = tuple(chosen)
         left, taken, scores, chances = _score_steps(probs, states)
-    summed = [resource for resource in limits if not resource.is_peak]
-    columns, bounds = [np.zeros((layers, len(states)))], [0.0]
-    if summed:
-        columns, bounds = map(list, zip(*(_on_lattice(table, r, limits[r], states) for r in summed), strict=True))
-    allowed = np.ones((layers, len(states)), dtype=np.bool_)
-    for resource in limits:
+    sums, peaks = {}, {}
+    for resource in resources:
+        costs, fixed = _state_costs(table, resource, states), table.fixed_cost(resource)
         if resource.is_peak:
-            allowed &= state_costs(table, resource, states) <= limits[resource]
-    chain = Chain(left, taken, scores, np.stack(columns, axis=2), allowed, np.array(bounds))
-    return chain, states, chances, tasks <= COMPLETE_TASKS
+            peaks[resource] = costs
+        else:
+            sums[resource] = CostLattice(costs, fixed, float(costs.max(axis=1).sum()) + fixed, layers + 2)
+    return ChainProblem(states, left, taken, scores, chances, sums, peaks, tasks <= COMPLETE_TASKS)
 
 
-def state_costs(table: CostTable, resource: Resource, states: tuple[Partition, ...]) -> Floats:
+def _state_costs(table: CostTable, resource: Resource, states: tuple[Partition, ...]) -> Floats:
     """Return the cost of each layer under each of these groupings, (L, n)."""
     if table.dependence(resource) == "partition":
         return np.array([[costs[state] for state in states] for costs in table.by_partition[resource]])
     return table.count_costs(resource)[:, [len(state) - 1 for state in states]]
-
-
-def _on_lattice(
-    table: CostTable, resource: Resource, limit: float, states: tuple[Partition, ...]
-) -> tuple[Floats, float]:
-    """Return the costs of the states (L, n) and the limit for their sum as whole numbers, fixed part taken off."""
-    costs, fixed = state_costs(table, resource, states), table.fixed_cost(resource)
-    most = float(costs.max(axis=1).sum()) + fixed
-    scale = 2.0 ** (COST_BITS - math.frexp(most)[1])
-    rounded, rounded_fixed = np.round(costs * scale), round(fixed * scale)
-    whole = bool((rounded == costs * scale).all()) and rounded_fixed == fixed * scale
-    # Room for the rounding of all terms, as in `costs.decode`: each path is checked against its true sum.
-    room = 0.0 if whole else len(costs) + 2.0
-    return rounded, math.floor(min(limit, most) * scale) - rounded_fixed + room
 
 
 @lru_cache(maxsize=COMPLETE_TASKS)

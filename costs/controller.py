@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from costs.decode import budget_range, check_budgets
 from costs.errors import CostError
+from costs.reach import budget_range, check_budgets
 from costs.table import CostTable
 from costs.units import Budget, Resource
 

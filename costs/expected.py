@@ -21,6 +21,9 @@ from costs.lattice import lattice_of
 from costs.table import CostTable
 from costs.units import Resource
 
+MOST_TASKS = 24
+"""Above this many tasks the 2^T sets of a layer are more than a gigabyte in a few layers."""
+
 
 def sharing_probabilities(probs: torch.Tensor) -> torch.Tensor:
     """Return Q, the probability that the tasks of each set share each layer.
@@ -36,45 +39,62 @@ def sharing_probabilities(probs: torch.Tensor) -> torch.Tensor:
     layer and the memory is that of the result, 2^T numbers a layer, whatever C is. Nothing is divided and no
     logarithm taken: gradients are finite where probabilities are 0 or 1.
 
-    Raises CostError if `probs` has another shape or a row is not a distribution.
+    Raises CostError if `probs` has another shape, a row is not a distribution, or there are more than 24 tasks.
     """
     _check(probs)
-    probs = probs.to(torch.float64)
-    layers, tasks, _ = probs.shape
-    half = tasks // 2
-    low, high = _products(probs[:, :half]), _products(probs[:, half:])  # (L, 2^half, C), (L, 2^(T-half), C)
-    together = (high @ low.transpose(1, 2)).reshape(layers, 2**tasks)  # q[l, S]; the low half is the fast index
-    signs = _signs(tasks, probs.device)
-    together = torch.where(_is_small(tasks, probs.device), torch.ones_like(signs), together)
-    running: torch.Tensor = _RunningProduct.apply(together)  # type: ignore[no-untyped-call]
-    return running
+    sharing: torch.Tensor = _Sharing.apply(probs.to(torch.float64))  # type: ignore[no-untyped-call]
+    return sharing
 
 
-class _RunningProduct(torch.autograd.Function):
-    """The product of each row (L, n) and all before it, differentiable once, also where factors are 0.
+class _Sharing(torch.autograd.Function):
+    """Q (L, 2^T) of float64 probabilities (L, T, C), with its gradient of first order written out.
 
-    torch.cumprod differentiates through divisions, and takes a slow path where factors are 0. A product of L tensors
-    one by one costs L steps of autograd each way, most of the time for few tasks.
+    For few tasks most of the time of such small arrays is autograd's own, so there is one step of it and not forty.
     """
 
     @staticmethod
-    def forward(ctx: Any, factors: torch.Tensor) -> torch.Tensor:
-        running = factors.cumprod(dim=0)
-        ctx.save_for_backward(factors, running)
+    def forward(ctx: Any, probs: torch.Tensor) -> torch.Tensor:
+        layers, tasks, _ = probs.shape
+        half = tasks // 2
+        low, high = _products(probs[:, :half]), _products(probs[:, half:])  # (L, 2^half, C), (L, 2^(T-half), C)
+        together = torch.bmm(high, low.transpose(1, 2)).view(
+            layers, 2**tasks
+        )  # q[l, S]; the low half is the fast index
+        together[:, _small_sets(tasks, probs.device)] = 1.0
+        running = together.cumprod(dim=0)
+        ctx.save_for_backward(low, high, together, running)
         return running
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the gradient of the factors: what comes before each, times what it is to all that follow."""
-        factors, running = ctx.saved_tensors
-        # rest[l] = gradient[l] + factors[l + 1] rest[l + 1], from the last layer to the first
-        rest = gradient.clone(memory_format=torch.contiguous_format)
-        rows, following = rest.unbind(0), factors.unbind(0)
-        for layer in reversed(range(len(rows) - 1)):
-            rows[layer].addcmul_(following[layer + 1], rows[layer + 1])
-        rest[1:] *= running[:-1]
-        return rest
+        """Return the gradient of `probs`, from the products over layers back to those over tasks."""
+        low, high, together, running = ctx.saved_tensors
+        layers, sets = together.shape
+        tasks = sets.bit_length() - 1
+        half = tasks // 2
+        own = _before_running(gradient, together, running)
+        own[:, _small_sets(tasks, own.device)] = 0.0  # single tasks are 1 whatever their rows
+        own = own.view(layers, 2 ** (tasks - half), 2**half)
+        upper = _unmultiply(torch.bmm(own, low), high)
+        if not half:
+            return upper
+        return torch.cat([_unmultiply(torch.bmm(own.transpose(1, 2), high), low), upper], dim=1)
+
+
+def _before_running(gradient: torch.Tensor, factors: torch.Tensor, running: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of `factors` (L, n), whose `running` product over rows has `gradient`.
+
+    What comes before each row, times what it is to all that follow. torch.cumprod differentiates through divisions, and
+    takes a slow path where factors are 0.
+    """
+    # rest[l] = gradient[l] + factors[l + 1] rest[l + 1], from the last layer to the first
+    rest = gradient.clone(memory_format=torch.contiguous_format)
+    rows, following = rest.unbind(0), factors.unbind(0)
+    for layer in reversed(range(len(rows) - 1)):
+        rows[layer].addcmul_(following[layer + 1], rows[layer + 1])
+    rest[1:] *= running[:-1]
+    return rest
 
 
 def expected_groups(probs: torch.Tensor) -> torch.Tensor:
@@ -121,8 +141,9 @@ def expected_layer_costs(probs: torch.Tensor, table: CostTable, resource: Resour
     - proportional to the number of groups: c_l E[groups in layer l], see `expected_groups`; to about T = 20.
     - the number of groups, or the partition: sum_m chat_l(m) F_l(m) over all partitions m, F_l(m) = prod_B Q_l(B),
       with chat_l from `costs.forms.inverted_costs`, computed once per table; up to T = 10. Its terms alternate: the
-      relative error is up to T! 1e-16, that is 3e-15 for four tasks and 4e-12 for eight. Partitions whose chat is 0 in
-      all layers are left out, so costs that rise by the same for each group take no longer than in the first form.
+      error, relative to the layer's largest cost, is up to T! 1e-16, that is 3e-15 for four tasks and 4e-12 for eight.
+      (`costs.forms.expected_from_groupings` has no such error, and no gradient.) Partitions whose chat is 0 in all
+      layers are left out, so costs that rise by the same for each group take no longer than in the first form.
 
     Raises CostError if `probs` does not fit the table or is no distribution, the table lacks the resource, or there
     are too many tasks for the form.
@@ -166,11 +187,31 @@ def _shared_blocks(tasks: int) -> npt.NDArray[np.int64]:
 
 def _products(probs: torch.Tensor) -> torch.Tensor:
     """Return prod_{t in S} probs[:, t] for all sets S of the t tasks given: (L, t, C) -> (L, 2^t, C)."""
-    products = probs.new_ones(probs.shape[0], 1, probs.shape[2])
-    for t in range(probs.shape[1]):
-        task = probs[:, t : t + 1]
-        products = torch.cat([products, products * task if t else task], dim=1)
+    layers, tasks, candidates = probs.shape
+    products = probs.new_empty(layers, 2**tasks, candidates)
+    products[:, 0] = 1.0
+    for t in range(tasks):
+        torch.mul(products[:, : 2**t], probs[:, t : t + 1], out=products[:, 2**t : 2 ** (t + 1)])
     return products
+
+
+def _unmultiply(gradient: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the t tasks (L, t, C) whose `_products` (L, 2^t, C) have `gradient`."""
+    layers, sets, candidates = products.shape
+    with_it, without = _neighbours(sets.bit_length() - 1, products.device)
+    shape = (layers, *with_it.shape, candidates)
+    terms = gradient.index_select(1, with_it.ravel()) * products.index_select(1, without.ravel())
+    return terms.view(shape).sum(dim=2)
+
+
+@lru_cache(maxsize=32)
+def _neighbours(tasks: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return for each task the sets that have it and the same sets without it, (t, 2^(t-1)) each."""
+    with torch.inference_mode(mode=False):
+        sets = torch.arange(2**tasks, device=device)
+        bits = [1 << t for t in range(tasks)]
+        with_it = torch.stack([sets[sets & bit > 0] for bit in bits]) if bits else sets[:0].view(0, 0)
+        return with_it, with_it - torch.tensor(bits, dtype=torch.int64, device=device)[:, None]
 
 
 @lru_cache(maxsize=32)
@@ -195,10 +236,10 @@ def _signs(tasks: int, device: torch.device) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
-def _is_small(tasks: int, device: torch.device) -> torch.Tensor:
-    """Say which sets have at most one task, shape (2^T,)."""
+def _small_sets(tasks: int, device: torch.device) -> torch.Tensor:
+    """Return the sets of at most one task, (T + 1,)."""
     with torch.inference_mode(mode=False):
-        return (_sizes(tasks) <= 1).to(device)
+        return torch.tensor([0, *(1 << t for t in range(tasks))], device=device)
 
 
 def _check(probs: torch.Tensor) -> None:
@@ -206,6 +247,10 @@ def _check(probs: torch.Tensor) -> None:
         raise CostError(
             f"probabilities of shape {tuple(probs.shape)} and type {probs.dtype}: expected floating point numbers of "
             "shape (layers, tasks, candidates), none of them 0"
+        )
+    if probs.shape[1] > MOST_TASKS:
+        raise CostError(
+            f"{probs.shape[1]} tasks: there are 2^T sets of tasks in each layer, which are formed for up to {MOST_TASKS}"
         )
     with torch.no_grad():
         values = probs.detach().to(torch.float64)

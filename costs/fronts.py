@@ -88,13 +88,21 @@ def merge(fronts: Sequence[Front]) -> Front | None:
 
 def shorten(front: Front, prices: Floats, width: int) -> Front:
     """Return the `width` points of least score + price * cost, the cheapest always among them."""
-    if len(front) <= width:
-        return front
-    favoured = np.argsort(front.score + front.cost @ prices, kind="stable")[:width]
-    cheapest = np.lexsort(front.cost.T[::-1])[0]
-    if cheapest not in favoured:
-        favoured[-1] = cheapest
-    return front.take(np.sort(favoured))
+    return front.take(favoured(front.cost, front.score, prices, width))
+
+
+def favoured(cost: Floats, score: Floats, prices: Floats, width: int) -> Ints:
+    """Return the numbers, ascending, of the `width` points of least score + price * cost.
+
+    The cheapest is always among them, so that something stays within a budget. `cost` has shape (n, R), `score` (n,).
+    """
+    if len(score) <= width:
+        return np.arange(len(score))
+    chosen: Ints = np.argsort(score + cost @ prices, kind="stable")[:width]
+    cheapest = np.lexsort(cost.T[::-1])[0]
+    if cheapest not in chosen:
+        chosen[-1] = cheapest
+    return np.sort(chosen)
 
 
 def undominated(cost: Floats, score: Floats) -> Ints:

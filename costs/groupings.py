@@ -14,7 +14,7 @@ ROW_TOLERANCE = 1e-5
 
 
 def check_rows(probs: npt.ArrayLike, shape: tuple[int, int] | None = None) -> Floats:
-    """Return `probs` as float64, (L, T, C), negative rounding errors set to 0.
+    """Return `probs` as float64, (L, T, C), negative rounding errors set to 0, rows scaled to sum to 1.
 
     Raises CostError if they have another shape (`shape` is the L and T wanted) or a row is no distribution.
     """
@@ -29,7 +29,9 @@ def check_rows(probs: npt.ArrayLike, shape: tuple[int, int] | None = None) -> Fl
             f"probabilities: a row differs from a distribution over candidates by {worst:.3g}, allowed is "
             f"{ROW_TOLERANCE:g}; pass the softmax of the architecture parameters"
         )
-    return np.maximum(array, 0.0)
+    positive = np.maximum(array, 0.0)
+    result: Floats = positive / positive.sum(axis=2, keepdims=True)
+    return result
 
 
 def grouping_probabilities(probs: npt.ArrayLike) -> Floats:
@@ -59,7 +61,6 @@ def grouping_probabilities(probs: npt.ArrayLike) -> Floats:
         raise CostError(
             f"{tasks} tasks: the probabilities of all groupings are computed for up to {MOST_INTERVAL_TASKS}"
         )
-    array = array / array.sum(axis=2, keepdims=True)
     lattice = lattice_of(tasks)
     chances = split_probabilities(array, complete_splits(tasks))
     before = np.zeros(len(lattice))

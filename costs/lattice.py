@@ -208,7 +208,10 @@ def lattice_of(tasks: int) -> Lattice:
         for u in range(t):
             pairs |= (labels[:, t] == labels[:, u]).astype(np.int64) << bit
             bit += 1
-    return Lattice(tasks, labels, labels.max(axis=1).astype(np.int64) + 1, blocks, pairs)
+    lattice = Lattice(tasks, labels, labels.max(axis=1).astype(np.int64) + 1, blocks, pairs)
+    for array in (lattice.labels, lattice.counts, lattice.blocks, lattice.pairs):
+        array.flags.writeable = False  # one lattice serves all callers
+    return lattice
 
 
 @lru_cache(maxsize=MOST_TASKS)

@@ -88,6 +88,12 @@ def relax(problem: Problem, prices: Floats) -> Relaxed:
     return Relaxed(prices, inside, totals)
 
 
+def lower_bound(problem: Problem, relaxed: Relaxed) -> float:
+    """Return a bound from below on the score of every tree within the limits, by weak duality."""
+    lowest = float(relaxed.inside[0, -1]) - float(relaxed.prices @ problem.limits)
+    return max(0.0, lowest - ROUNDING * (1 + abs(lowest)))
+
+
 def outside(problem: Problem, relaxed: Relaxed) -> Floats:
     """Return the least score + price * cost of all around block A at layer l, (L, 2^T); inf where A cannot occur."""
     splits, layers = problem.splits, len(problem.scores)

@@ -1,6 +1,8 @@
-"""Scores: -log of probabilities on a lattice of powers of two, so that their sums are exact in any order."""
+"""Numbers that are added up exactly, in any order: scores (-log of probabilities) and costs, on powers of two."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -10,17 +12,44 @@ SCORE_STEP = 2.0**-36
 """Lattice of -log probabilities. Sums up to 2^17 are exact; rounding moves an architecture by less than 1e-9."""
 _IMPOSSIBLE = 800.0
 """Above every finite -log of a float64, which ends at 745."""
-COST_BITS = 50
+_COST_BITS = 50
 """Lattice of costs: whole numbers whose total stays below 2^50 are exact, other costs keep 50 bits."""
 
 
-def log_scores(chances: Floats, shape: tuple[int, ...]) -> Floats:
-    """Return -log of the chances on the lattice, for probabilities of `shape` (L, T, C).
+def impossible_score(shape: tuple[int, ...]) -> float:
+    """Return the score of an impossible split, for probabilities of `shape` (L, T, C).
 
-    An impossible split outweighs all possible ones together.
+    It outweighs all possible splits of an architecture together.
     """
     layers, tasks, _ = shape
-    impossible = _IMPOSSIBLE * layers * tasks
-    logs = -np.log(chances, out=np.full_like(chances, -impossible), where=chances > 0)
+    return _IMPOSSIBLE * layers * tasks
+
+
+def log_scores(chances: Floats, shape: tuple[int, ...]) -> Floats:
+    """Return -log of the chances on the lattice, for probabilities of `shape` (L, T, C)."""
+    logs = -np.log(chances, out=np.full_like(chances, -impossible_score(shape)), where=chances > 0)
     result: Floats = np.round(logs / SCORE_STEP) * SCORE_STEP + 0.0
     return result
+
+
+class CostLattice:
+    """The costs of one resource as whole numbers, and limits for their sum.
+
+    Attributes:
+        costs: what was given, in steps of the lattice.
+    """
+
+    def __init__(self, costs: Floats, fixed: float, most: float, terms: int) -> None:
+        """Take the costs of any shape, the fixed part, the greatest total, and of how many terms that is."""
+        self._scale = 2.0 ** (_COST_BITS - math.frexp(most)[1])
+        self._most = most
+        self.costs = np.round(costs * self._scale)
+        self._fixed = round(fixed * self._scale)
+        whole = bool((self.costs == costs * self._scale).all()) and self._fixed == fixed * self._scale
+        # Where costs are not whole numbers the lattice must not exclude what is just within: leave room for the
+        # rounding of all terms. Every architecture is checked against its true sum before it is accepted.
+        self._room = 0.0 if whole else float(terms)
+
+    def limit(self, value: float) -> float:
+        """Return the limit for a sum of `costs`, which lacks the fixed part."""
+        return math.floor(min(value, self._most) * self._scale) - self._fixed + self._room
