@@ -5,18 +5,59 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from costs import CostTable, FixedCost, LayerCost, Resource
-from costs.partitions import partitions_of, write_key
 
 Floats = npt.NDArray[np.float64]
+Grouping = tuple[tuple[int, ...], ...]
+
+PRIMES = [n for n in range(2, 100) if all(n % divisor for divisor in range(2, n))]
+
+# What these fixtures return keeps nothing, so the examples of a property may share it: their scope is the session.
 
 
-@pytest.fixture
+def all_groupings(tasks: int) -> list[Grouping]:
+    """List all groupings: each task joins a group of those before it, the first group first, or starts a new one."""
+    found: list[Grouping] = [()]
+    for t in range(tasks):
+        found = [
+            grouping
+            for known in found
+            for grouping in (
+                *((*known[:i], (*known[i], t), *known[i + 1 :]) for i in range(len(known))),
+                (*known, (t,)),
+            )
+        ]
+    return found
+
+
+def split_groups(grouping: Grouping, draws: Sequence[int]) -> Grouping:
+    """Return who stays together: those who were and now drew the same."""
+    parts: dict[tuple[int, int], list[int]] = {}
+    for number, group in enumerate(grouping):
+        for t in group:
+            parts.setdefault((number, draws[t]), []).append(t)
+    return tuple(sorted(tuple(part) for part in parts.values()))
+
+
+@pytest.fixture(scope="session")
+def list_groupings() -> Callable[[int], list[Grouping]]:
+    """Return the function that lists all groupings of so many tasks, in the order of the costs' columns."""
+    return all_groupings
+
+
+@pytest.fixture(scope="session")
+def split_by() -> Callable[[Grouping, Sequence[int]], Grouping]:
+    """Return the function that parts the groups of a grouping by what each task draws."""
+    return split_groups
+
+
+@pytest.fixture(scope="session")
 def make_table() -> Callable[..., CostTable]:
     """Return a builder of tables with the given cost per group of each layer, per resource."""
 
@@ -49,21 +90,25 @@ def make_table() -> Callable[..., CostTable]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_general_table() -> Callable[..., CostTable]:
     """Return a builder of tables whose latency and peak memory depend on the number of groups or the partition.
 
-    `latency` and `memory` are arrays (L, T) or (L, Bell(T)); which one it is, their width says. MAdds are 1 a group.
+    `latency` and `memory` are arrays (L, T) or (L, Bell(T)); which one it is, their width says. `madds` are those of
+    one group in each layer, 2, 3, 5, 7, ... if not given, so that no layer passes for another. Fixed parts cost 0.5.
     """
 
-    def make(tasks: int, latency: Floats, memory: Floats | None = None) -> CostTable:
+    def make(
+        tasks: int, latency: Floats, memory: Floats | None = None, madds: Sequence[float] | None = None
+    ) -> CostTable:
         names = [f"t{t}" for t in range(tasks)]
-        keys = [write_key(partition, names) for partition in partitions_of(2**tasks - 1)]
+        keys = ["|".join("+".join(names[t] for t in group) for group in grouping) for grouping in all_groupings(tasks)]
+        per_group = PRIMES[: len(latency)] if madds is None else madds
         known = {Resource.LATENCY_MS: latency} | ({} if memory is None else {Resource.PEAK_MEMORY_MIB: memory})
         layers = [
             LayerCost(
                 name=f"layer{i}",
-                per_group={Resource.MADDS: 1.0},
+                per_group={Resource.MADDS: float(per_group[i])},
                 per_count={r: c[i].tolist() for r, c in known.items() if c.shape[1] == tasks},
                 per_partition={
                     r: dict(zip(keys, c[i].tolist(), strict=True)) for r, c in known.items() if c.shape[1] != tasks
@@ -75,19 +120,19 @@ def make_general_table() -> Callable[..., CostTable]:
         fixed = dict.fromkeys([*known, Resource.MADDS], 0.5)
         return CostTable(
             backbone="toy",
-            tasks=names,
+            tasks=[f"t{t}" for t in range(tasks)],
             input_size=(64, 96),
             batch=1,
             depends_on={Resource.MADDS: "groups_proportional", **kinds},
             layers=layers,
-            fixed=[FixedCost(name="stem", shared=True, tasks=names, cost=fixed)],
+            fixed=[FixedCost(name="stem", shared=True, tasks=[], cost=fixed)],
             provenance={"counter": "made up"},
         )
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw_probs() -> Callable[..., Floats]:
     """Return a generator of random probabilities (L, T, C); the higher the sharpness, the nearer to one-hot."""
 
@@ -162,6 +207,47 @@ class Enumeration:
         }
 
 
-@pytest.fixture
+class ExactEnumeration:
+    """The probability of every grouping in every layer, in whole numbers, so that nothing at all is rounded.
+
+    The draws of a layer are listed one by one; each takes every grouping of the layer before to who is then still
+    together. A row of weights need not sum to 1: the probabilities are its numbers divided by their sum.
+    `probabilities[l]` are those of the groupings that occur in layer l.
+    """
+
+    def __init__(self, probs: Floats) -> None:
+        tasks, candidates = probs.shape[1:]
+        self.probabilities: list[dict[Grouping, Fraction]] = []
+        reached, total = {(tuple(range(tasks)),): 1}, 1
+        for layer in probs.tolist():
+            scale = max(Fraction(p).denominator for row in layer for p in row)  # powers of two: the largest is common
+            weights = [[int(Fraction(p) * scale) for p in row] for row in layer]
+            total *= math.prod(sum(row) for row in weights)
+            following: dict[Grouping, int] = {}
+            for draw in itertools.product(range(candidates), repeat=tasks):
+                weight = math.prod(weights[t][draw[t]] for t in range(tasks))
+                if weight:
+                    for grouping, before in reached.items():
+                        parted = split_groups(grouping, draw)
+                        following[parted] = following.get(parted, 0) + before * weight
+            reached = following
+            self.probabilities.append({grouping: Fraction(n, total) for grouping, n in reached.items()})
+
+    def expected(self, cost: Callable[[int, Grouping], float]) -> Floats:
+        """Return the mean of `cost(layer, grouping)` in each layer, rounded once."""
+        return np.array(
+            [
+                float(sum(p * Fraction(cost(i, grouping)) for grouping, p in layer.items()))
+                for i, layer in enumerate(self.probabilities)
+            ]
+        )
+
+
+@pytest.fixture(scope="session")
 def enumerate_draws() -> type[Enumeration]:
     return Enumeration
+
+
+@pytest.fixture(scope="session")
+def enumerate_exactly() -> type[ExactEnumeration]:
+    return ExactEnumeration

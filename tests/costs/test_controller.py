@@ -8,7 +8,7 @@ import torch
 from costs import Budget, BudgetBelowReach, CostError, CostTable, Multiplier, Resource, expected_cost
 
 MakeTable = Callable[..., CostTable]
-M = Resource.MADDS
+M, P = Resource.MADDS, Resource.PARAMS
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +20,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def toy_search(table: CostTable, budgets: list[Budget], steps: int = 400) -> dict[Resource, float]:
-    """Search with three tasks that want candidates of their own; return the expected costs at the end."""
+def part_way(table: CostTable, resource: Resource, part: float) -> Budget:
+    """A budget at this part of the way from all layers shared to only the stem shared."""
+    low, high = table.shared_total(resource), table.split_total(resource)
+    return Budget(resource, low + part * (high - low), "")
+
+
+def toy_search(
+    table: CostTable, budgets: list[Budget], steps: int = 400
+) -> tuple[dict[Resource, float], dict[Resource, float]]:
+    """Search with three tasks that want candidates of their own; return the expected costs and the multipliers."""
     alpha = torch.zeros(6, 3, 3, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.Adam([alpha], lr=0.05)
     multiplier = Multiplier(table, budgets)
@@ -35,25 +43,37 @@ def toy_search(table: CostTable, budgets: list[Budget], steps: int = 400) -> dic
         (task_loss + cost_loss).backward()
         optimiser.step()
     final = alpha.detach().softmax(-1)
-    return {budget.resource: expected_cost(final, table, budget.resource).item() for budget in budgets}
+    return {r: expected_cost(final, table, r).item() for r in table.resources()}, multiplier.values
 
 
 @pytest.mark.parametrize("part", [0.15, 0.4, 0.75])
 def test_the_expected_cost_is_driven_to_the_budget(make_table: MakeTable, part: float) -> None:
     table = make_table(3, madds=[300, 500, 200, 700, 400, 900])
-    low, high = table.shared_total(M), table.split_total(M)
-    budget = Budget(M, low + part * (high - low), "")
-    assert toy_search(table, [budget])[M] == pytest.approx(budget.value, rel=0.03)
+    budget = part_way(table, M, part)
+    assert toy_search(table, [budget])[0][M] == pytest.approx(budget.value, rel=0.03)
 
 
-def test_of_two_budgets_the_tighter_one_is_met_and_the_other_kept(make_table: MakeTable) -> None:
+def test_of_two_budgets_the_tighter_one_is_met_and_the_other_has_no_weight(make_table: MakeTable) -> None:
     table = make_table(3, madds=[300, 500, 200, 700, 400, 900], params=[30, 50, 20, 70, 40, 90])
-    p = Resource.PARAMS
-    low, high = table.shared_total(M), table.split_total(M)
-    tight = Budget(M, low + 0.4 * (high - low), "")
-    found = toy_search(table, [tight, Budget(p, table.split_total(p), "")], steps=250)
+    tight, loose = part_way(table, M, 0.4), part_way(table, P, 0.7)
+    found, weights = toy_search(table, [tight, loose])
     assert found[M] == pytest.approx(tight.value, rel=0.03)
-    assert found[p] < table.split_total(p)
+    assert weights[M] > 0
+    assert weights[P] == 0  # at first it had: nothing was shared yet
+
+
+def test_two_budgets_that_pull_apart_are_both_met(make_table: MakeTable) -> None:
+    # MAdds lie in the early layers, parameters in the late ones, and the tasks want to share nothing. The budget of
+    # MAdds alone leaves all late layers split, that of parameters alone leaves early layers less shared than MAdds need.
+    table = make_table(3, madds=[900, 900, 400, 90, 20, 20], params=[5, 5, 20, 90, 200, 200])
+    budgets = [part_way(table, M, 0.15), part_way(table, P, 0.6)]
+    both, weights = toy_search(table, budgets, steps=500)
+    for budget, other in (budgets, budgets[::-1]):
+        assert both[budget.resource] == pytest.approx(budget.value, rel=0.03)
+        assert weights[budget.resource] > 1
+        without, _ = toy_search(table, [other], steps=500)
+        assert without[other.resource] == pytest.approx(other.value, rel=0.03)
+        assert without[budget.resource] > 1.07 * budget.value  # so it binds
 
 
 def test_updates_by_hand(make_table: MakeTable) -> None:

@@ -7,8 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from costs import (
     CostError,
@@ -124,17 +122,16 @@ def test_gradients_agree_with_finite_differences(make_general_table: MakeTable, 
 
 @pytest.mark.parametrize("width", [4, 15])
 def test_gradients_at_one_hot_rows_are_finite_and_right(make_general_table: MakeTable, width: int) -> None:
-    table = make_general_table(4, latency=np.random.default_rng(1).uniform(size=(2, width)))
-    probs = torch.zeros(2, 4, 3, dtype=torch.float64)
-    probs[:, :2, 0] = probs[:, 2:, 1] = 1.0
-    probs.requires_grad_()
+    table = make_general_table(4, latency=np.random.default_rng(1).uniform(size=(3, width)))
+    draws = torch.tensor([[0, 0, 0, 0], [1, 1, 2, 2], [0, 2, 1, 1]])  # together, two pairs, one pair
+    probs = torch.nn.functional.one_hot(draws, 3).to(torch.float64).requires_grad_()
     (gradient,) = torch.autograd.grad(expected_cost(probs, table, MS), probs)
     assert gradient.isfinite().all()
-    for place in [(0, 1, 1), (1, 3, 2), (0, 0, 0)]:
-        moved = probs.detach().clone()
-        moved[place] += 1e-6  # the cost is linear in each entry, so a difference quotient is exact
-        step = (expected_cost(moved, table, MS) - expected_cost(probs.detach(), table, MS)).item() / 1e-6
-        assert gradient[place].item() == pytest.approx(step, abs=1e-6)
+    for place in np.ndindex(3, 4, 3):
+        moved, step = probs.detach().clone(), 2.0**-17
+        moved[place] += step  # the cost is a straight line in each entry, so a difference quotient is exact
+        rise = (expected_cost(moved, table, MS) - expected_cost(probs.detach(), table, MS)).item()
+        assert gradient[place].item() == pytest.approx(rise / step, abs=1e-7)
 
 
 def test_a_cost_that_is_proportional_after_all_collapses_to_the_subsets(make_general_table: MakeTable) -> None:
@@ -155,7 +152,8 @@ def test_count_and_partition_tables_of_equal_content_are_equal(make_general_tabl
     spread = counts[:, [len(p) - 1 for p in partitions_of(31)]]
     one, other = make_general_table(5, latency=counts), make_general_table(5, latency=spread)
     np.testing.assert_allclose(inverted_costs(one, MS), inverted_costs(other, MS), atol=1e-12)
-    np.testing.assert_array_equal(partition_costs(one, MS), partition_costs(other, MS))
+    for table in (one, other):
+        np.testing.assert_array_equal(partition_costs(table, MS), spread)
     assert inverted_costs(one, MS) is inverted_costs(one, MS)
 
 
@@ -179,7 +177,7 @@ def test_a_partition_table_asks_for_groupings(make_general_table: MakeTable) -> 
         table.architecture_cost([2, 3], MS)
     with pytest.raises(CostError, match="expected a partition of the tasks 0 to 2"):
         table.architecture_cost([((0,), (1,)), ((0,), (1,), (2,))], MS)
-    assert table.architecture_cost([2, 3], MADDS) == 5.5
+    assert table.architecture_cost([2, 3], MADDS) == 0.5 + 2 * 2 + 3 * 3
     for ask in (table.layer_costs, table.count_costs):
         with pytest.raises(CostError, match="depends on"):
             ask(MS)
@@ -248,7 +246,7 @@ def test_a_broken_table_is_refused(
         assert word in str(caught.value)
 
 
-def test_too_many_tasks_for_sums_over_groupings(make_general_table: MakeTable) -> None:
+def test_too_many_tasks_for_sums_over_groupings() -> None:
     names = [f"t{t}" for t in range(11)]
     table = CostTable(
         backbone="toy",
@@ -278,39 +276,3 @@ def test_memory_budgets() -> None:
     assert parse_budget("256kib").value == 0.25
     with pytest.raises(CostError, match="KiB, MiB or GiB"):
         parse_budget("512MB")
-
-
-@settings(max_examples=30, deadline=None, database=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(1, 4), st.floats(0, 30))
-def test_permuting_tasks_permutes_the_table_and_nothing_else(
-    seed: int, tasks: int, layers: int, sharpness: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    names = [f"t{t}" for t in range(tasks)]
-    keys = [write_key(p, names) for p in partitions_of(2**tasks - 1)]
-    table = CostTable(
-        backbone="toy",
-        tasks=names,
-        input_size=(8, 8),
-        batch=1,
-        depends_on="partition",
-        layers=[LayerCost(name=f"{i}", per_partition={MS: {k: rng.uniform() for k in keys}}) for i in range(layers)],
-        fixed=[],
-        provenance={},
-    )
-    order = rng.permutation(tasks)
-    probs = torch.from_numpy(sharpness * rng.normal(size=(layers, tasks, tasks))).softmax(-1)
-    turned = table.subset([names[t] for t in order])
-    one, other = expected_cost(probs, table, MS), expected_cost(probs[:, torch.from_numpy(order)], turned, MS)
-    torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
-
-
-@settings(max_examples=40, deadline=None, database=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 5), st.integers(2, 5), st.floats(0, 30))
-def test_merging_two_candidates_never_raises_the_cost(
-    seed: int, tasks: int, layers: int, candidates: int, sharpness: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    probs = torch.from_numpy(sharpness * rng.normal(size=(layers, tasks, candidates))).softmax(-1)
-    merged = torch.cat([probs[..., :1] + probs[..., 1:2], probs[..., 2:]], dim=-1)
-    assert (expected_groups(merged) <= expected_groups(probs) + 1e-11).all()
