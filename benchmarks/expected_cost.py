@@ -4,9 +4,9 @@
 
 The published estimator is written here from the paper's Eq. 6: P(kappa_l = k) is the probability that layer l's own draw
 is the partition k, times that of all groupings before that are k or coarser; whatever is left over is charged T groups.
-P(draw = k) is summed over the T^T draws of the candidates, listed once. It is written twice: with loops over layers and
+P(draw = k) is summed over the T^T draws of the candidates, listed once. It is there twice: here with loops over layers and
 partitions, as the formula stands and as it was published, and `vectorised` over partitions as well, the best that we
-could make of it. All sides run forward and backward in float64, in turn, in one process with one thread.
+could make of it (`costs.published`). All sides run forward and backward in float64, in turn, in one process with one thread.
 """
 
 from __future__ import annotations
@@ -25,41 +25,38 @@ import torch
 
 from costs.expected import expected_groups
 from costs.lattice import lattice_of
+from costs.published import published_layer_costs
+from costs.table import CostTable, LayerCost
+from costs.units import Resource
 
 LAYERS = 18
 
 
-class Published:
-    """The published estimator for T tasks and T candidates, tables prepared once."""
+class Loops:
+    """The published estimator with loops over layers and partitions, for T tasks and candidates; tables prepared once."""
 
     def __init__(self, tasks: int) -> None:
         lattice = lattice_of(tasks)
-        count = len(lattice)
         draws = torch.tensor(list(itertools.product(range(tasks), repeat=tasks)))
-        together = draws[:, :, None] == draws[:, None, :]
-        wanted = torch.from_numpy(lattice.labels.astype("int64"))
-        pattern = (wanted[:, :, None] == wanted[:, None, :]).reshape(count, -1)
         # Which partition each draw is: both as patterns of who is with whom, written as numbers.
         weights = 2 ** torch.arange(tasks * tasks, dtype=torch.int64)
+        wanted = torch.from_numpy(lattice.labels.astype("int64"))
+        pattern = (wanted[:, :, None] == wanted[:, None, :]).reshape(len(lattice), -1)
         number = {int(code): k for k, code in enumerate(pattern.long() @ weights)}
-        codes = together.reshape(len(draws), -1).long() @ weights
-        self.partition = torch.tensor([number[int(code)] for code in codes])
-        self.draws = draws
-        every = torch.arange(count).numpy()
-        self.ancestors = torch.from_numpy(
-            lattice.refines(every[:, None], every[None]).astype(float)
-        )  # m coarser than k
+        codes = (draws[:, :, None] == draws[:, None, :]).reshape(len(draws), -1).long() @ weights
+        partition = torch.tensor([number[int(code)] for code in codes])
+        every = torch.arange(len(lattice)).numpy()
+        coarser = torch.from_numpy(lattice.refines(every[:, None], every[None]))
         self.groups = torch.from_numpy(lattice.counts.astype(float))
-        self.count = count
-        self.draws_of = [draws[self.partition == k] for k in range(count)]
-        self.ancestors_of = [row.nonzero().ravel() for row in self.ancestors]
+        self.draws_of = [draws[partition == k] for k in range(len(lattice))]
+        self.ancestors_of = [row.nonzero().ravel() for row in coarser]
 
-    def loops(self, probs: torch.Tensor) -> torch.Tensor:
-        """Return the same with a loop over partitions, vectorised over the draws of each."""
+    def __call__(self, probs: torch.Tensor) -> torch.Tensor:
+        """Return the groups charged in each layer, (L,), for `probs` (L, T, T)."""
         layers, tasks, _ = probs.shape
         places = torch.arange(tasks)
-        before = torch.zeros(self.count, dtype=probs.dtype)
-        before[0] = 1.0
+        before = torch.zeros(len(self.groups), dtype=probs.dtype)
+        before[0] = 1.0  # all tasks come to the first layer together
         charged = []
         for layer in range(layers):
             terms = [
@@ -70,18 +67,12 @@ class Published:
             charged.append((before * self.groups).sum() + (1 - before.sum()) * tasks)
         return torch.stack(charged)
 
-    def __call__(self, probs: torch.Tensor) -> torch.Tensor:
-        """Return the groups charged in each layer, (L,), for `probs` (L, T, T)."""
-        layers, tasks, _ = probs.shape
-        drawn = probs[:, torch.arange(tasks), self.draws].prod(dim=2)  # (L, T^T)
-        own = drawn.new_zeros(layers, self.count).index_add(1, self.partition, drawn)
-        before = drawn.new_zeros(self.count)
-        before[0] = 1.0  # all tasks come to the first layer together
-        charged = []
-        for layer in range(layers):
-            before = own[layer] * (self.ancestors @ before)
-            charged.append((before * self.groups).sum() + (1 - before.sum()) * tasks)
-        return torch.stack(charged)
+
+def one_per_group(tasks: int) -> CostTable:
+    """Return a table in which every group of every layer costs 1."""
+    layers = [LayerCost(name=str(i), per_group={Resource.MADDS: 1.0}) for i in range(LAYERS)]
+    names = [f"t{t}" for t in range(tasks)]
+    return CostTable(backbone="any", tasks=names, input_size=(1, 1), batch=1, layers=layers, fixed=[], provenance={})
 
 
 def agreeing(tasks: int, agreement: float) -> torch.Tensor:
@@ -101,10 +92,10 @@ def step(estimate: Callable[[torch.Tensor], torch.Tensor], logits: torch.Tensor)
 
 def compare(tasks: int, rounds: int) -> None:
     """Print the ratios of times at one number of tasks: in each round the others once, ours as a median of ten."""
-    published = Published(tasks)
     logits = torch.randn(LAYERS, tasks, tasks, dtype=torch.float64, requires_grad=True)
-    sides = {"loops": published.loops, "vectorised": published}
-    torch.testing.assert_close(published.loops(logits.softmax(-1)), published(logits.softmax(-1)))
+    table = one_per_group(tasks)
+    sides = {"loops": Loops(tasks), "vectorised": lambda probs: published_layer_costs(probs, table, Resource.MADDS)}
+    torch.testing.assert_close(sides["loops"](logits.softmax(-1)), sides["vectorised"](logits.softmax(-1)))
     times: dict[str, list[float]] = {name: [] for name in (*sides, "ours")}
     for turn in range(rounds + 1):
         found = {name: step(side, logits) for name, side in sides.items()}
@@ -147,10 +138,11 @@ def main() -> None:
     for tasks in (3, 4, 5) if arguments.quick else (3, 4, 5, 6):
         compare(tasks, rounds=5 if arguments.quick or tasks == 6 else 20)
     print("groups charged over all layers, five tasks, every task with this probability on the same candidate:")
-    published = Published(5)
+    table = one_per_group(5)
     for agreement in (0.5, 0.8, 0.9, 0.95, 0.98, 0.999):
         probs = agreeing(5, agreement)
-        charged, true = published(probs).sum().item(), expected_groups(probs).sum().item()
+        charged = published_layer_costs(probs, table, Resource.MADDS).sum().item()
+        true = expected_groups(probs).sum().item()
         print(f"  {agreement:5.3f}: published {charged:6.2f}   exact {true:6.2f}   x{charged / true:.3f}")
     print("ours alone, each in a process of its own, all threads:")
     for tasks in (8, 12, 16) if arguments.quick else (8, 12, 16, 18, 20):

@@ -41,7 +41,7 @@ def sharing_probabilities(probs: torch.Tensor) -> torch.Tensor:
 
     Raises CostError if `probs` has another shape, a row is not a distribution, or there are more than 24 tasks.
     """
-    _check(probs)
+    check_probs(probs)
     sharing: torch.Tensor = _Sharing.apply(probs.to(torch.float64))  # type: ignore[no-untyped-call]
     return sharing
 
@@ -242,7 +242,8 @@ def _small_sets(tasks: int, device: torch.device) -> torch.Tensor:
         return torch.tensor([0, *(1 << t for t in range(tasks))], device=device)
 
 
-def _check(probs: torch.Tensor) -> None:
+def check_probs(probs: torch.Tensor) -> None:
+    """Raise CostError unless `probs` are floating point numbers (L, T, C), up to 24 tasks, whose rows sum to 1."""
     if probs.ndim != 3 or 0 in probs.shape or not probs.is_floating_point():
         raise CostError(
             f"probabilities of shape {tuple(probs.shape)} and type {probs.dtype}: expected floating point numbers of "
