@@ -89,6 +89,12 @@ class Architecture:
         """Number of groups alive in each layer."""
         return tuple(len(grouping) for grouping in self.groupings)
 
+    @property
+    def task_indices(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """The groupings with each task as its index in `tasks`: the form in which cost tables take them."""
+        index = {name: i for i, name in enumerate(self.tasks)}
+        return tuple(tuple(tuple(index[name] for name in b) for b in grouping) for grouping in self.groupings)
+
     def shared_depth(self, a: str, b: str) -> int:
         """Return how many encoder layers the tasks `a` and `b` compute together."""
         return sum(any(a in block and b in block for block in grouping) for grouping in self.groupings)

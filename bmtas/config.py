@@ -147,7 +147,10 @@ PRESETS: dict[Preset, PresetSettings] = {
 
 
 class RunConfig(_Settings):
-    """Everything that decides a run's results. Sizes are (height, width)."""
+    """Everything that decides a run's results. Sizes are (height, width).
+
+    `table_digest` tells the user's own cost table from others (`bmtas.tables.digest`); None where there was none.
+    """
 
     schema_version: Literal[1] = 1
     data: str
@@ -163,6 +166,7 @@ class RunConfig(_Settings):
     train_size: tuple[int, int]
     search: SearchSettings
     train: TrainSettings
+    table_digest: str | None = None
 
     def task_list(self) -> tuple[Task, ...]:
         """Return the tasks, in output order."""

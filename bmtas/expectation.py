@@ -1,7 +1,8 @@
-"""What the probabilities of a run promise: expected cost per layer, and how probable each grouping is. Needs no torch."""
+"""What probabilities promise: expected cost per layer, and how probable each grouping is. Needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,23 +10,24 @@ import numpy as np
 from bmtas.errors import UsageError
 from bmtas.runs import Run
 from costs.forms import expected_from_groupings
-from costs.groupings import grouping_probabilities
-from costs.lattice import lattice_of
+from costs.groupings import check_rows, grouping_probabilities
+from costs.lattice import MOST_INTERVAL_TASKS, Floats, lattice_of
 from costs.partitions import write_key
+from costs.subsets import expected_groups_of
+from costs.table import CostTable
+from costs.units import Resource
 
 SCHEMA_VERSION = 1
 _MOST_GROUPINGS = 60
 _RARE = 0.001
 """Groupings less probable than this are not listed: so all of up to five tasks that matter are."""
+_NO_SUM = "no total: it is a maximum over layers, which the expected values of the layers do not tell"
 
 
 def expect_run(run: Run) -> dict[str, Any]:
-    """Return the expected costs and the most probable groupings of every layer of `run`, as plain JSON values.
+    """Return what `expect` says of the probabilities that the search of `run` ended with, before decoding.
 
-    `expected` of a layer is in the base unit of each resource; `expected` of the run adds the fixed part and is None
-    for a peak, which is no sum. Probabilities are those that the search ended with, before decoding.
-
-    Raises UsageError if the search has not ended, CostError for more than ten tasks.
+    Raises UsageError if the search has not ended or its probabilities cannot be read.
     """
     path = run.search_folder / "probabilities.json"
     saved = run.read_result(path)
@@ -40,33 +42,77 @@ def expect_run(run: Run) -> dict[str, Any]:
         raise UsageError(
             f"{path}: no probabilities of candidates ({error!r}); expected what `bmtas search` writes"
         ) from None
-    table = run.table()
-    costs = {resource: expected_from_groupings(probs, table, resource) for resource in table.resources()}
-    chances = grouping_probabilities(probs)
-    names = [
-        write_key((int(block) for block in row if block), table.tasks) for row in lattice_of(len(table.tasks)).blocks
-    ]
-    layers = []
-    for i, layer in enumerate(table.layers):
-        likely = np.argsort(-chances[i], kind="stable")[:_MOST_GROUPINGS]
-        layers.append(
+    return {"schema_version": SCHEMA_VERSION, "run": run.name, **expect(run.table(), probs)}
+
+
+def expect(table: CostTable, probs: Floats) -> dict[str, Any]:
+    """Return the expected costs and the most probable groupings of every layer for `probs` (L, T, C), as JSON values.
+
+    `expected` of a layer is in the base unit of each resource; `expected` of the whole adds the fixed part and is None
+    for a peak. For more than ten tasks, whose groupings are too many, the `groupings` of a layer are None, and so is
+    the expected cost in resources that are not proportional to the number of groups. `left_out` gives the reason for
+    each None, by resource and `groupings`.
+
+    Raises CostError if `probs` does not fit the table or is no distribution, or for more than twenty tasks.
+    """
+    probs = check_rows(probs, (len(table.layers), len(table.tasks)))
+    many = len(table.tasks) > MOST_INTERVAL_TASKS
+    chances = None if many else grouping_probabilities(probs)
+    costs = _layer_costs(table, probs, table.resources(), chances)
+    left_out = {r.value: _NO_SUM for r in costs if r.is_peak}
+    if many:
+        reason = f"{len(table.tasks)} tasks, and groupings are listed for up to {MOST_INTERVAL_TASKS}"
+        left_out |= {r.value: f"{reason}; it depends on them" for r, cost in costs.items() if cost is None}
+        left_out["groupings"] = reason
+    return {
+        "tasks": list(table.tasks),
+        "expected": {resource.value: _total(table, resource, cost) for resource, cost in costs.items()},
+        "left_out": left_out,
+        "layers": [
             {
                 "name": layer.name,
-                "expected": {resource.value: float(cost[i]) for resource, cost in costs.items()},
-                "groupings": [
-                    {"grouping": names[k], "probability": float(chances[i, k])}
-                    for k in likely
-                    if chances[i, k] >= _RARE
-                ],
+                "expected": {r.value: None if cost is None else float(cost[i]) for r, cost in costs.items()},
+                "groupings": None if chances is None else _likely(chances[i], table.tasks),
             }
-        )
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run": run.name,
-        "tasks": list(table.tasks),
-        "expected": {
-            resource.value: None if resource.is_peak else float(cost.sum()) + table.fixed_cost(resource)
-            for resource, cost in costs.items()
-        },
-        "layers": layers,
+            for i, layer in enumerate(table.layers)
+        ],
     }
+
+
+def expected_totals(table: CostTable, probs: Floats) -> dict[str, float | None]:
+    """Return `expected` of what `expect` returns, without forming groupings that it does not take. Raises as it does."""
+    probs = check_rows(probs, (len(table.layers), len(table.tasks)))
+    sums = [resource for resource in table.resources() if not resource.is_peak]
+    simple = all(table.dependence(resource) == "groups_proportional" for resource in sums)
+    chances = None if simple or len(table.tasks) > MOST_INTERVAL_TASKS else grouping_probabilities(probs)
+    costs = _layer_costs(table, probs, sums, chances)
+    return {resource.value: _total(table, resource, costs.get(resource)) for resource in table.resources()}
+
+
+def _layer_costs(
+    table: CostTable, probs: Floats, resources: Iterable[Resource], chances: Floats | None
+) -> dict[Resource, Floats | None]:
+    """Return the expected cost of each layer, (L,), per resource; None where it takes groupings and there are none."""
+    groups = expected_groups_of(probs)
+    costs: dict[Resource, Floats | None] = {}
+    for resource in resources:
+        if table.dependence(resource) == "groups_proportional":
+            costs[resource] = groups * table.layer_costs(resource)
+        else:
+            costs[resource] = None if chances is None else expected_from_groupings(probs, table, resource, chances)
+    return costs
+
+
+def _total(table: CostTable, resource: Resource, cost: Floats | None) -> float | None:
+    return None if cost is None or resource.is_peak else float(cost.sum()) + table.fixed_cost(resource)
+
+
+def _likely(chances: Floats, tasks: list[str]) -> list[dict[str, Any]]:
+    """Return the most probable groupings of one layer, the likeliest first, and leave out the rare ones."""
+    blocks = lattice_of(len(tasks)).blocks
+    order = np.argsort(-chances, kind="stable")[:_MOST_GROUPINGS]
+    return [
+        {"grouping": write_key((int(b) for b in blocks[k] if b), tasks), "probability": float(chances[k])}
+        for k in order
+        if chances[k] >= _RARE
+    ]

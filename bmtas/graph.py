@@ -65,6 +65,18 @@ class MergedGraph:
         """Return the operation of each set of parameters, by module name, in graph order."""
         return {node.module: node.operation for node in self.nodes}
 
+    def layer_by_layer(self) -> tuple[Node, ...]:
+        """Return the nodes breadth first: all of one depth before those of the next, otherwise as they stand.
+
+        For the branched method these are the layers, and the heads after them: the order in which the network is run.
+        The graph itself keeps the order in which tasks named its nodes, because parameters are made in it: seeds and
+        checkpoints mean the same networks whatever the order of running.
+        """
+        depths = {IMAGE: 0}
+        for node in self.nodes:
+            depths[node.name] = 1 + max(depths[name] for name in node.inputs)
+        return tuple(sorted(self.nodes, key=lambda node: depths[node.name]))
+
     def subset(self, tasks: Iterable[str]) -> MergedGraph:
         """Return the graph of what `tasks` need: reachability from their outputs. Names stay as they were."""
         kept = tuple(tasks)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bmtas.expectation import expect_run
 from bmtas.extras import require
 from bmtas.files import atomic_path, read_lines
 from bmtas.runs import Run
@@ -16,36 +15,41 @@ _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
 """Of so many groupings, each has a colour; the others are grey, which C7 is too."""
 
 
-def draw_search(run: Run) -> list[Path]:
+def draw_search(run: Run, expectation: dict[str, Any]) -> list[Path]:
     """Write the pictures of a search that has ended into its folder and return their paths.
 
-    `budget.png` shows expected cost and multiplier over the steps, `expected.png` expected cost and the probability
-    of the groupings per layer; the second is left out for more than ten tasks, whose groupings are too many.
+    `budget.png` shows expected cost and multiplier over the steps; `expected.png` shows `expectation`, which is what
+    `expect_run` returns for this run.
 
-    Raises EnvironmentProblem where matplotlib is not installed, UsageError if the search has not ended.
+    Raises EnvironmentProblem where matplotlib is not installed.
     """
     budgets = [parse_budget(text) for text in run.config().budgets]
-    drawn = [run.search_folder / "budget.png"]
+    drawn = [run.search_folder / "budget.png", run.search_folder / "expected.png"]
     draw_budgets(read_lines(run.search_folder / "history.jsonl"), budgets, drawn[0])
-    if len(run.config().tasks) <= 10:
-        drawn.append(run.search_folder / "expected.png")
-        draw_expected(expect_run(run), drawn[1])
+    draw_expected(expectation, run.name, drawn[1])
     return drawn
 
 
 def draw_budgets(history: list[dict[str, Any]], budgets: list[Budget], path: Path) -> None:
     """Draw the expected cost against the budget and the multiplier over the steps, a column per budget.
 
-    `history` is what a search writes step by step; steps without a resource term are passed over.
+    `history` is what a search writes step by step; steps without a resource term are passed over, and where all are, the
+    picture says so.
     """
     figure = _figure(5.5 * max(len(budgets), 1), 5.5)
     axes = figure.subplots(2, max(len(budgets), 1), sharex=True, squeeze=False)
     for (above, below), budget in zip(axes.T, budgets, strict=False):
         key = budget.resource.value
         records = [record for record in history if {f"expected.{key}", f"multiplier.{key}"} <= record.keys()]
+        if not records:
+            for axis in (above, below):
+                axis.set_axis_off()
+            above.text(0.5, 0.5, f"no architecture step\nwith a budget in {key}", ha="center", va="center")
+            continue
         steps = [record["step"] for record in records]
         scale, unit = _scale(budget.value, budget.resource)
-        above.plot(steps, [record[f"expected.{key}"] / scale for record in records], label="expected")
+        label = "greatest expected layer" if budget.resource.is_peak else "expected"
+        above.plot(steps, [record[f"expected.{key}"] / scale for record in records], label=label)
         above.axhline(budget.value / scale, color="black", linestyle="--", linewidth=1, label=f"budget {budget.text}")
         above.set_ylabel(f"{key} ({unit})")
         above.legend()
@@ -55,22 +59,35 @@ def draw_budgets(history: list[dict[str, Any]], budgets: list[Budget], path: Pat
     _save(figure, path)
 
 
-def draw_expected(expectation: dict[str, Any], path: Path) -> None:
-    """Draw what `expect_run` returns: expected cost per layer, and the probability of each grouping per layer."""
+def draw_expected(expectation: dict[str, Any], title: str, path: Path) -> None:
+    """Draw what `expect` returns: expected cost per layer, and the probability of each grouping per layer.
+
+    What is None there is left out, and the picture says why.
+    """
     layers = expectation["layers"]
-    resources = [Resource(name) for name in expectation["expected"]]
-    figure = _figure(max(7.0, 0.45 * len(layers) + 4), 2.2 * len(resources) + 3.5)
-    axes = figure.subplots(len(resources) + 1, 1, sharex=True, height_ratios=[1] * len(resources) + [2])
+    resources = [Resource(name) for name, value in layers[0]["expected"].items() if value is not None]
+    grouped = layers[0]["groupings"] is not None
+    heights = [1] * len(resources) + [2] * grouped or [1]
+    figure = _figure(max(7.0, 0.45 * len(layers) + 4), 2.2 * len(resources) + (3.5 if grouped else 1.3))
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     places = list(range(len(layers)))
     for axis, resource in zip(axes, resources, strict=False):
         values = [layer["expected"][resource.value] for layer in layers]
         scale, unit = _scale(max(values), resource)
         axis.bar(places, [value / scale for value in values])
         axis.set_ylabel(f"{resource.value}\n({unit})")
-    _draw_groupings(axes[-1], layers)
-    axes[0].set_title(f"{expectation['run']}: expected cost and groupings per layer")
+    if grouped:
+        _draw_groupings(axes[-1], layers)
+    absent = [name for name in ("groupings", *expectation["expected"]) if _is_absent(name, layers[0])]
+    lines = [f"no {name}: {expectation['left_out'][name]}" for name in absent]
+    what = "expected cost and groupings" if grouped else "expected cost"
+    axes[0].set_title("\n".join([f"{title}: {what} per layer", *lines]))
     axes[-1].set_xticks(places, [layer["name"] for layer in layers], rotation=90)
     _save(figure, path)
+
+
+def _is_absent(name: str, layer: dict[str, Any]) -> bool:
+    return (layer["groupings"] if name == "groupings" else layer["expected"][name]) is None
 
 
 def _draw_groupings(axis: Any, layers: list[dict[str, Any]]) -> None:

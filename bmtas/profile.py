@@ -6,17 +6,20 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from bmtas.activations import Activations, measure_activations
 from bmtas.counting import Count, count_module
 from bmtas.errors import UsageError
+from bmtas.expectation import expected_totals
 from bmtas.graph import head_name
 from bmtas.networks.backbone import Backbone
 from bmtas.networks.heads import build_head
 from bmtas.networks.network import GraphNetwork
 from bmtas.tasks import Task, TaskKind
-from costs.expected import expected_cost
 from costs.table import CostTable, FixedCost, LayerCost
 from costs.units import Resource
 
@@ -46,20 +49,67 @@ def count_operations(backbone: Backbone, tasks: Sequence[Task], size: tuple[int,
 
 
 def build_table(backbone: Backbone, tasks: Sequence[Task], size: tuple[int, int]) -> CostTable:
-    """Return the table of multiply-adds and parameters for `tasks` on `backbone` at `size` (height, width), batch 1."""
-    counts = count_operations(backbone, tasks, size)
+    """Return the table for `tasks` on `backbone` at `size` (height, width), batch 1.
+
+    Multiply-adds and parameters are proportional to the number of groups. Peak memory (MiB of float32 activations)
+    depends on that number in each layer and is the bound of `bmtas.activations.Activations.layer_mib`: no network has a
+    higher peak than its figure here. Raises UsageError if the size is too small for the backbone.
+    """
+    return tables_by_count(backbone, tasks, size, [len(tasks)])[0]
+
+
+def tables_by_count(
+    backbone: Backbone, tasks: Sequence[Task], size: tuple[int, int], counts: Sequence[int]
+) -> list[CostTable]:
+    """Return, for each of `counts`, the table of the first so many of `tasks`, as `build_table` makes it.
+
+    `CostTable.subset` would not do: how much memory is needed in the end depends on how many predictions are kept.
+    """
+    counted = count_operations(backbone, tasks, size)
+    activations = measure_activations(backbone, tasks, size)
+    return [_assemble(backbone, tasks[:count], size, counted, activations) for count in counts]
+
+
+def _assemble(
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    size: tuple[int, int],
+    counts: dict[str, Count],
+    activations: Activations,
+) -> CostTable:
     names = [task.name for task in tasks]
-    stem = FixedCost(name="stem", shared=True, tasks=names, cost=_costs(counts["stem"]))
-    heads = [FixedCost(name=head_name(n), shared=False, tasks=[n], cost=_costs(counts[head_name(n)])) for n in names]
+    stem = _costs(counts["stem"]) | {Resource.PEAK_MEMORY_MIB: activations.stem_mib()}
+    heads = [
+        _costs(counts[head_name(n)]) | {Resource.PEAK_MEMORY_MIB: activations.head_mib(k)} for k, n in enumerate(names)
+    ]
     return CostTable(
         backbone=backbone.name,
         tasks=names,
         input_size=size,
         batch=1,
-        layers=[LayerCost(name=n, per_group=_costs(counts[n])) for n in backbone.layer_names()],
-        fixed=[stem, *heads],
+        depends_on={
+            Resource.MADDS: "groups_proportional",
+            Resource.PARAMS: "groups_proportional",
+            Resource.PEAK_MEMORY_MIB: "group_count",
+        },
+        layers=[
+            LayerCost(
+                name=name,
+                per_group=_costs(counts[name]),
+                per_count={Resource.PEAK_MEMORY_MIB: activations.layer_mib(i, len(names))},
+            )
+            for i, name in enumerate(backbone.layer_names())
+        ],
+        fixed=[
+            FixedCost(name="stem", shared=True, tasks=names, cost=stem),
+            *(
+                FixedCost(name=head_name(n), shared=False, tasks=[n], cost=cost)
+                for n, cost in zip(names, heads, strict=True)
+            ),
+        ],
         provenance={
             "counter": f"fvcore {importlib.metadata.version('fvcore')}, convolutions and linear layers",
+            "memory": "float32 activations of PyTorch's eager mode, an upper bound by number of groups",
             "torch": torch.__version__,
         },
     )
@@ -70,21 +120,25 @@ def generic_tasks(count: int) -> tuple[Task, ...]:
     return tuple(Task(name=f"task{i}", kind=TaskKind.REGRESSION) for i in range(1, count + 1))
 
 
-def cost_by_tasks(table: CostTable) -> list[dict[str, Any]]:
-    """Return what the first 1, 2, ... T tasks of `table` cost, in base units, for each resource.
+def uniform_probabilities(layers: int, tasks: int) -> npt.NDArray[np.float64]:
+    """Return where a search starts: every task takes each of T candidates with equal probability, (L, T, T)."""
+    return np.full((layers, tasks, tasks), 1.0 / tasks)
 
-    `shared`, `split` and `separate` are totals of those networks, `expected` is the expected cost where every task
-    takes each of as many candidates as there are tasks with equal probability, as at the start of a search.
+
+def cost_by_tasks(tables: Sequence[CostTable]) -> list[dict[str, Any]]:
+    """Return what the networks of each table cost, in base units, for each resource.
+
+    `shared`, `split` and `separate` are totals of those networks, `expected` is the expected cost at the start of a
+    search, and None for a peak, which is no sum, and where there are too many tasks for what a cost depends on.
     """
     rows = []
-    for count in range(1, len(table.tasks) + 1):
-        part = table.subset(table.tasks[:count])
-        uniform = torch.full((len(part.layers), count, count), 1.0 / count, dtype=torch.float64)
-        totals = {"shared": part.shared_total, "split": part.split_total, "separate": part.separate_total}
-        row: dict[str, Any] = {"tasks": count}
-        row |= {name: {r.value: total(r) for r in part.resources()} for name, total in totals.items()}
-        row["expected"] = {r.value: float(expected_cost(uniform, part, r)) for r in part.resources()}
-        rows.append(row)
+    for table in tables:
+        totals = {"shared": table.shared_total, "split": table.split_total, "separate": table.separate_total}
+        row: dict[str, Any] = {"tasks": len(table.tasks)}
+        row |= {name: {r.value: total(r) for r in table.resources()} for name, total in totals.items()}
+        rows.append(
+            row | {"expected": expected_totals(table, uniform_probabilities(len(table.layers), len(table.tasks)))}
+        )
     return rows
 
 

@@ -107,7 +107,7 @@ class Run:
             )
         table = self.table()
         for budget in map(parse_budget, config.budgets):
-            cost = table.architecture_cost(architecture.group_counts, budget.resource)
+            cost = table.architecture_cost(architecture.task_indices, budget.resource)
             if cost > budget.value:
                 raise BudgetError(
                     f"{self.architecture_path} costs {format_quantity(cost, budget.resource)}, over the run's budget of "

@@ -4,7 +4,8 @@
     cycles       architecture steps on 20 % of the images, weight steps on the other 80 %
     decode       the most probable architecture within the budget (`costs.best_architecture`)
 
-The resource term is the exact expected cost; its multiplier follows the gap between expected cost and budget.
+The resource term is the exact expected cost; its multiplier follows the gap between expected cost and budget. For a
+peak, which is no sum, a lower bound of the expected one stands in for it (`expected_in`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from bmtas.progress import Progress
 from bmtas.relaxation import annealed, gumbel_softmax
 from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps
 from costs.controller import Multiplier
-from costs.expected import expected_cost
+from costs.expected import expected_cost, expected_layer_costs
 from costs.table import CostTable
 from costs.units import Budget, Resource
 
@@ -85,6 +86,22 @@ class SearchState:
             "multiplier": self.multiplier.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+
+
+def expected_in(probabilities: Tensor, table: CostTable, resource: Resource) -> Tensor:
+    """Return what stands for the cost in the loss, a scalar in base units, differentiable in `probabilities` (L, T, C).
+
+    For sums it is the exact expected cost. For a peak it is the greatest of the layers' expected costs and the fixed
+    cost. That is a lower bound of the expected peak (Jensen: the maximum of means is at most the mean of maxima), equal
+    to it once the probabilities are certain. The architecture that is handed over keeps its exact peak within the
+    budget all the same: the decoder sees to that.
+
+    Raises CostError as `costs.expected.expected_layer_costs` does.
+    """
+    if not resource.is_peak:
+        return expected_cost(probabilities, table, resource)
+    layers = expected_layer_costs(probabilities, table, resource)
+    return torch.cat([layers, layers.new_tensor([table.fixed_cost(resource)])]).max()
 
 
 class Search:
@@ -269,9 +286,9 @@ class Search:
             alone.step()
 
     def _expected_costs(self, state: SearchState) -> dict[Resource, Tensor]:
-        """Return the exact expected cost in each budget's resource, scalars in base units."""
+        """Return the expected cost in each budget's resource as `expected_in` has it, scalars in base units."""
         probabilities = torch.softmax(state.logits, dim=-1)
-        return {b.resource: expected_cost(probabilities, self.table, b.resource) for b in self.budgets}
+        return {b.resource: expected_in(probabilities, self.table, b.resource) for b in self.budgets}
 
     def _resource_term(
         self, state: SearchState, expected: dict[Resource, Tensor], task_loss_sum: float, record: dict[str, Any]

@@ -26,14 +26,14 @@ def delta_m(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: 
 
 
 def network_costs(run: Run, name: str) -> dict[str, float]:
-    """Return the exact costs of a network of `run`, by resource, in base units."""
+    """Return the costs of a network of `run` by its table, by resource, in base units: exact, or for peaks a bound."""
     table = run.table()
     if name == SEPARATE:
         return {r.value: table.separate_total(r) for r in table.resources()}
     if name == SHARED:
         return {r.value: table.shared_total(r) for r in table.resources()}
-    counts = run.architecture(name).group_counts
-    return {r.value: table.architecture_cost(counts, r) for r in table.resources()}
+    groupings = run.architecture(name).task_indices
+    return {r.value: table.architecture_cost(groupings, r) for r in table.resources()}
 
 
 def summarise_run(run: Run) -> dict[str, Any]:

@@ -20,21 +20,27 @@ from bmtas.data.check import check_labels
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import canonical, open_dataset, open_with_tasks
 from bmtas.device import pick_device
-from bmtas.errors import BudgetError, BuildError, EnvironmentProblem, UsageError
+from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
+from bmtas.expectation import expect_run
 from bmtas.files import atomic_path, write_json
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
 from bmtas.networks.weights import load_weights
 from bmtas.pictures import prediction_sheet
 from bmtas.plots import draw_search
-from bmtas.profile import build_table, count_network
+from bmtas.profile import build_table
 from bmtas.progress import Progress
+from bmtas.proof import prove_costs
 from bmtas.runs import Run, all_runs, create_run
 from bmtas.search import Search
+from bmtas.tables import digest, read_table
 from bmtas.train import Training, load_network
-from costs.decode import best_architecture, check_budgets
+from costs.decode import best_architecture
 from costs.errors import BudgetBelowReach
+from costs.join import join_tables
+from costs.lattice import MOST_INTERVAL_TASKS
+from costs.reach import budget_range, check_budgets
 from costs.splits import MOST_TASKS
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity, parse_budget
@@ -42,12 +48,16 @@ from costs.units import Budget, Resource, format_quantity, parse_budget
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked of a search; None stands for the preset's or the data's own choice. Sizes are (height, width)."""
+    """What the user asked of a search; None stands for the preset's or the data's own choice. Sizes are (height, width).
+
+    `table` is a file with a cost table of the user's own, whose resources are added to the counted ones.
+    """
 
     data: str = "scenes"
     tasks: list[str] | None = None
     backbone: str = "mobilenet_v2"
     budgets: tuple[str, ...] = ()
+    table: Path | None = None
     preset: Preset = Preset.QUICK
     weights: str | None = None
     seed: int = 0
@@ -80,8 +90,11 @@ def plan_search(request: Request) -> Plan:
         )
     preset = PRESETS[request.preset]
     size = request.size or dataset.size
+    own = None if request.table is None else read_table(request.table)
     table = build_table(backbone, tasks, size)
-    budgets, notes = _resolve_budgets(asked, table)
+    if own is not None:
+        table = join_tables(table, own, str(request.table))
+    budgets, notes = resolve_budgets(asked, table)
     search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
     train_size = request.train_size or _smaller(size, preset.train_pixels)
     weights = request.weights or preset.weights
@@ -107,6 +120,7 @@ def plan_search(request: Request) -> Plan:
         train_size=train_size,
         search=_overridden(preset.search, request.search_overrides),
         train=_overridden(preset.train, request.train_overrides),
+        table_digest=None if own is None else digest(own),
     )
     return Plan(config, table, tuple(budgets), dataset, tuple(notes))
 
@@ -134,8 +148,11 @@ def _text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Budget], list[str]]:
-    """Check budgets against what the table can reach. Raises BudgetError below it, UsageError for doubled resources."""
+def resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Budget], list[str]]:
+    """Check budgets against what the table can reach; return them, or one halfway, and what the user should know of them.
+
+    Raises BudgetError below the reach, UsageError for doubled resources and for costs that a search could not expect.
+    """
     notes: list[str] = []
     resources = [b.resource for b in asked]
     if len(set(resources)) < len(resources):
@@ -145,6 +162,8 @@ def _resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bu
         text = format_quantity(halfway, Resource.MADDS, digits=4, rounding=ROUND_CEILING).replace(" ", "")
         asked = [parse_budget(text)]
         notes.append(f"no --budget given: {text}, halfway between all shared and separate networks")
+    for budget in asked:
+        _check_expected(table, budget)
     if len(table.tasks) == 1:
         notes.append("one task: there is nothing to share, so the search only goes through its motions")
     try:
@@ -153,12 +172,23 @@ def _resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bu
         raise BudgetError(str(error)) from None
     for budget in asked:
         split, separate = table.split_total(budget.resource), table.separate_total(budget.resource)
-        if budget.value >= split:
+        if budget.value >= budget_range(table, budget.resource)[1]:
             notes.append(
                 f"budget {budget.text} is no constraint: sharing only the stem costs {format_quantity(split, budget.resource)}, "
                 f"separate networks {format_quantity(separate, budget.resource)}"
             )
     return list(asked), notes
+
+
+def _check_expected(table: CostTable, budget: Budget) -> None:
+    """Refuse a budget whose expected cost a search could not compute, before anything is begun."""
+    dependence, count = table.dependence(budget.resource), len(table.tasks)
+    if dependence != "groups_proportional" and count > MOST_INTERVAL_TASKS:
+        raise UsageError(
+            f"budget {budget.text}: {budget.resource} depends on {dependence}, and its expected value for {count} tasks is a "
+            f"sum over too many groupings; up to {MOST_INTERVAL_TASKS} tasks can have such a budget. Name fewer with --tasks, "
+            "or give a budget in MAdds or Params"
+        )
 
 
 def run_search(plan: Plan, root: Path, progress: Progress, *, device: str = "auto", new: bool = False) -> Run:
@@ -181,7 +211,7 @@ def run_search(plan: Plan, root: Path, progress: Progress, *, device: str = "aut
     probabilities = search.run(run.search_folder, weights, progress)
     _write_found(run, plan, probabilities)
     try:
-        draw_search(run)
+        draw_search(run, expect_run(run))
     except EnvironmentProblem as error:  # the architecture is there, and a search is too long to fail over a picture
         progress.note(f"no pictures: {error}")
     return run
@@ -198,7 +228,10 @@ def _unfinished(root: Path, config: RunConfig) -> Run | None:
 
 
 def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
-    """Decode, prove by counting the built network that it is within the budgets, and write `architecture.json`."""
+    """Decode, prove on the built network that it is within the budgets, and write `architecture.json`.
+
+    Its `costs` are those of the table, in which the budgets are kept; `measured` is what the built network takes.
+    """
     decoded = best_architecture(probabilities, plan.table, plan.budgets)
     tasks = plan.config.task_list()
     names = [task.name for task in tasks]
@@ -207,25 +240,7 @@ def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
         tasks=tuple(names),
         groupings=tuple(tuple(tuple(names[i] for i in b) for b in g) for g in decoded.groupings),
     )
-    network = build_network(architecture, tasks)
-    built = count_network(network, plan.config.deploy_size)
-    counted = {Resource.MADDS: float(built.madds), Resource.PARAMS: float(built.params)}
-    of_graph = {
-        Resource.MADDS: network.graph.madds(lambda operation: plan.table.operation_cost(operation, Resource.MADDS)),
-        Resource.PARAMS: network.graph.params(lambda operation: plan.table.operation_cost(operation, Resource.PARAMS)),
-    }
-    for resource, value in counted.items():
-        predicted = plan.table.architecture_cost(architecture.group_counts, resource)
-        if not value == predicted == of_graph[resource]:
-            raise BuildError(
-                f"the built network has {format_quantity(value, resource)}, the table says {format_quantity(predicted, resource)}; "
-                "the cost table does not describe this network"
-            )
-    for budget in plan.budgets:
-        if counted[budget.resource] > budget.value:
-            raise BudgetError(
-                f"the network found has {format_quantity(counted[budget.resource], budget.resource)}, over {budget.text}"
-            )
+    stated, measured = prove_costs(build_network(architecture, tasks), architecture, plan.table, plan.budgets)
     write_json(
         run.search_folder / "probabilities.json",
         {
@@ -239,7 +254,8 @@ def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
         run.architecture_path,
         {
             **architecture.to_json(),
-            "costs": {resource.value: value for resource, value in counted.items()},
+            "costs": {resource.value: value for resource, value in stated.items()},
+            "measured": {resource.value: value for resource, value in measured.items()},
             "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,
             "exact": decoded.exact,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -26,47 +26,78 @@ def profile_command(
     ] = None,
     tasks_count: Annotated[
         int | None,
-        typer.Option(min=1, max=20, help="So many copies of one dense task, instead of --tasks: what 1, 2, ... cost."),
+        typer.Option(
+            min=1,
+            max=20,
+            help="So many copies of one dense task, instead of --tasks: what 1, 2, ... cost, and what a search of all of "
+            "them expects at its start.",
+        ),
+    ] = None,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer reads it on 3.10
+        typer.Option(help="Draw what --tasks-count expects per layer into this file (.png)."),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Count multiply-adds and parameters per layer, and of all-shared and separate networks.
+    """Count multiply-adds, parameters and peak memory per layer, and of all-shared and separate networks.
 
     Example: bmtas profile --backbone resnet50 --tasks pascal-context --size 512x512
     """
     from bmtas.errors import UsageError
     from bmtas.networks.backbone import get_backbone
-    from bmtas.profile import build_table, cost_by_tasks, generic_tasks
+    from bmtas.profile import build_table
+    from bmtas.tables import table_json
     from cli.console import emit_json, err, out, parse_size
     from costs.units import format_quantity
 
-    err().print("counting multiply-adds ...")
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UsageError(f"--picture {picture}: the picture is a PNG; give it a name that ends in .png")
+    err().print("counting multiply-adds and memory ...")
     if data is not None and tasks is not None:
         raise UsageError("--data and --tasks both name the tasks; give one of them")
     if tasks_count is not None:
         if data is not None or tasks is not None:
             raise UsageError("--tasks-count makes up its tasks; leave out --data and --tasks")
-        table = build_table(
-            get_backbone(backbone), generic_tasks(tasks_count), parse_size(size, "--size") or (512, 512)
-        )
-        rows = cost_by_tasks(table)
-        if json is not None:
-            emit_json({**_as_json(table), "by_tasks": rows}, json)
-        if json != "-":
-            out().print(_by_tasks(table, rows))
+        _profile_copies(backbone, tasks_count, parse_size(size, "--size") or (512, 512), json, picture)
         return
+    if picture is not None:
+        raise UsageError("--picture draws what --tasks-count computes, which is not given; give both, or neither")
     chosen, own_size = _tasks_and_size(data or tasks or "pascal-context")
     table = build_table(get_backbone(backbone), chosen, parse_size(size, "--size") or own_size)
     if json is not None:
-        emit_json(_as_json(table), json)
+        emit_json(table_json(table), json)
     if json != "-":
         console = out()
-        console.print(_as_table(table))
+        console.print(_table_view(table))
         ranges = [
             f"{format_quantity(table.shared_total(r), r)} to {format_quantity(table.split_total(r), r)}"
             for r in table.resources()
         ]
         console.print(f"budgets that a search can meet: {', or '.join(ranges)}", soft_wrap=True)
+
+
+def _profile_copies(backbone: str, count: int, size: tuple[int, int], json: str | None, picture: Path | None) -> None:
+    """Show what copies of one task cost, and what a search of `count` of them expects at its start."""
+    from bmtas.expectation import expect
+    from bmtas.networks.backbone import get_backbone
+    from bmtas.plots import draw_expected
+    from bmtas.profile import cost_by_tasks, generic_tasks, tables_by_count, uniform_probabilities
+    from bmtas.tables import table_json
+    from cli.console import emit_json, err, out
+    from cli.expected import expectation_view
+
+    tables = tables_by_count(get_backbone(backbone), generic_tasks(count), size, range(1, count + 1))
+    table, rows = tables[-1], cost_by_tasks(tables)
+    expectation = expect(table, uniform_probabilities(len(table.layers), count))
+    title = f"start of a search for {count} tasks ({table.backbone}, {size[0]}x{size[1]})"
+    if picture is not None:
+        draw_expected(expectation, title, picture)
+        err().print(f"picture: {picture}", markup=False)
+    if json is not None:
+        emit_json(table_json(table, by_tasks=rows, expectation=expectation), json)
+    if json != "-":
+        out().print(_by_tasks_view(table, rows))
+        out().print(expectation_view(expectation, title))
 
 
 def _tasks_and_size(spec: str) -> tuple[Any, tuple[int, int]]:
@@ -84,68 +115,63 @@ def _tasks_and_size(spec: str) -> tuple[Any, tuple[int, int]]:
     )
 
 
-def _as_json(table: Any) -> dict[str, Any]:
-    import json
-
-    totals = {
-        name: {resource.value: total(resource) for resource in table.resources()}
-        for name, total in (
-            ("shared", table.shared_total),
-            ("split", table.split_total),
-            ("separate", table.separate_total),
-        )
-    }
-    content: dict[str, Any] = json.loads(table.to_json())
-    return {**content, "totals": totals}
-
-
-def _as_table(table: Any) -> Any:
+def _table_view(table: Any) -> Any:
+    """Return what every part costs where all tasks share it and where each has its own, in all resources of the table."""
     from rich.table import Table
 
-    from costs.units import Resource, format_quantity
+    from costs.units import format_quantity
 
     count = len(table.tasks)
     height, width = table.input_size
     view = Table(title=f"{table.backbone}, {count} tasks, {height}x{width}")
-    for name in ("layer", "MAdds", "Params", f"all {count} share it: MAdds", "separate: MAdds"):
-        view.add_column(name, justify="left" if name == "layer" else "right")
+    view.add_column("layer")
+    numbers = (1, count) if count > 1 else (1,)
+    for resource in table.resources():
+        for n in numbers:
+            view.add_column(f"{resource.label}\n{n} group{'s' if n > 1 else ''}", justify="right")
 
-    def row(name: str, cost: dict[Any, float], copies: int) -> None:
-        madds, params = cost[Resource.MADDS], cost[Resource.PARAMS]
-        texts = [format_quantity(madds, Resource.MADDS), format_quantity(params, Resource.PARAMS)]
-        view.add_row(name, *texts, texts[0], format_quantity(copies * madds, Resource.MADDS))
+    def add(name: str, cost: Any) -> None:
+        view.add_row(name, *(format_quantity(cost(r, n), r) for r in table.resources() for n in numbers))
 
-    for part in table.fixed:
-        if part.shared:
-            row(part.name, part.cost, count)
-    for layer in table.layers:
-        row(layer.name, layer.per_group, count)
-    for part in table.fixed:
-        if not part.shared:
-            row(part.name, part.cost, 1)
+    for part in (p for p in table.fixed if p.shared):
+        add(part.name, lambda r, n, part=part: part.cost[r] * (1 if r.is_peak else min(n, len(part.tasks) or count)))
+    for layer in range(len(table.layers)):
+        add(table.layers[layer].name, lambda r, n, layer=layer: table.layer_cost(layer, n, r))
+    for part in (p for p in table.fixed if not p.shared):
+        add(part.name, lambda r, _, part=part: part.cost[r])
     view.add_section()
-    for name, total in (("all shared", table.shared_total), ("separate networks", table.separate_total)):
-        madds = format_quantity(total(Resource.MADDS), Resource.MADDS)
-        shown = [madds, ""] if name == "all shared" else ["", madds]
-        view.add_row(f"[bold]{name}[/]", "", format_quantity(total(Resource.PARAMS), Resource.PARAMS), *shown)
+    totals = {"all shared": table.shared_total, "separate networks": table.separate_total}
+    for name, total in totals.items():
+        cells = [
+            format_quantity(total(r), r) if count == 1 or (n == 1) == (name == "all shared") else ""
+            for r in table.resources()
+            for n in numbers
+        ]
+        view.add_row(f"[bold]{name}[/]", *cells)
+    if any(resource.is_peak for resource in table.resources()):
+        view.caption = (
+            "peak memory: float32 activations, batch 1; of a network the greatest of its parts, not their sum"
+        )
     return view
 
 
-def _by_tasks(table: Any, rows: list[dict[str, Any]]) -> Any:
+def _by_tasks_view(table: Any, rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    from costs.units import Resource, format_quantity
+    from costs.units import format_quantity
 
     height, width = table.input_size
     view = Table(title=f"{table.backbone}, {height}x{width}: copies of one dense task")
     columns = [
-        (f"{name}: {'MAdds' if resource is Resource.MADDS else 'Params'}", key, resource)
-        for resource in (Resource.MADDS, Resource.PARAMS)
+        (f"{name}:\n{resource.label}", key, resource)
+        for resource in table.resources()
         for name, key in (("all shared", "shared"), ("expected", "expected"), ("separate", "separate"))
+        if not (key == "expected" and resource.is_peak)  # which has no expected sum
     ]
     for name in ("tasks", *(name for name, _, _ in columns)):
         view.add_column(name, justify="right")
     for row in rows:
-        view.add_row(str(row["tasks"]), *(format_quantity(row[key][r.value], r) for _, key, r in columns))
+        values = [(row[key][r.value], r) for _, key, r in columns]
+        view.add_row(str(row["tasks"]), *("-" if v is None else format_quantity(v, r) for v, r in values))
     view.caption = "expected: of a search at its start, where every task takes every candidate with equal probability"
     return view

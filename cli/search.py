@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -11,7 +12,8 @@ from cli.options import DEFAULT_RUNS, Device, Json, Quiet, Runs
 
 def search_command(
     budget: Annotated[
-        list[str] | None, typer.Option(help="9GMAdds or 4.5MParams; may be given once per resource.")
+        list[str] | None,
+        typer.Option(help="9GMAdds, 4.5MParams or 64MiB, or a unit of --table; may be given once per resource."),
     ] = None,
     data: Annotated[
         str, typer.Option(help="scenes (generated, nothing to download) or a manifest (.yaml).")
@@ -21,6 +23,13 @@ def search_command(
         typer.Option(help="Tasks of the data, with commas; all if left out (of scenes: the five of PASCAL-Context)."),
     ] = None,
     backbone: Annotated[str, typer.Option(help="mobilenet_v2 or resnet50.")] = "mobilenet_v2",
+    table: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer reads it on 3.10
+        typer.Option(
+            help="A cost table of your own, as JSON of the form of `bmtas profile --json`; its resources (latency in ms, "
+            "say) are added to the counted ones."
+        ),
+    ] = None,
     preset: Annotated[str, typer.Option(help="quick (minutes on 2 cores), standard (for a GPU), paper.")] = "quick",
     weights: Annotated[
         str | None, typer.Option(help="imagenet, none (random), or a file; the preset's choice if left out.")
@@ -69,6 +78,7 @@ def search_command(
         tasks=[name.strip() for name in tasks.split(",")] if tasks else None,
         backbone=backbone,
         budgets=tuple(budget or ()),
+        table=table,
         preset=Preset(preset),
         weights=weights,
         seed=seed,

@@ -44,47 +44,26 @@ def _show_expected(run: Any, json: str | None) -> None:
     from bmtas.expectation import expect_run
     from bmtas.plots import draw_search
     from cli.console import emit_json, err, out
+    from cli.expected import expectation_view
 
     expectation = expect_run(run)
     if json is not None:
         emit_json(expectation, json)
     if json == "-":
         return
-    out().print(_as_table(expectation))
+    out().print(expectation_view(expectation, run.name))
     try:
-        drawn = draw_search(run)
+        drawn = draw_search(run, expectation)
     except (EnvironmentProblem, OSError) as error:
         err().print(f"no pictures: {error}", markup=False)
     else:
         err().print("pictures: " + ", ".join(str(path) for path in drawn), markup=False)
 
 
-def _as_table(expectation: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    from costs.units import Resource, format_quantity
-
-    resources = [Resource(name) for name in expectation["expected"]]
-    view = Table(title=f"{expectation['run']}: expected cost per layer, and the most probable groupings")
-    view.add_column("layer")
-    for resource in resources:
-        view.add_column(resource.value, justify="right")
-    view.add_column("groupings")
-    for layer in expectation["layers"]:
-        costs = [format_quantity(layer["expected"][r.value], r) for r in resources]
-        likely = "   ".join(f"{e['probability']:.1%} {e['grouping']}" for e in layer["groupings"][:3])
-        view.add_row(layer["name"], *costs, likely)
-    view.add_section()
-    totals = [expectation["expected"][r.value] for r in resources]
-    shown = ["-" if v is None else format_quantity(v, r) for v, r in zip(totals, resources, strict=True)]
-    view.add_row("[bold]with stem and heads[/]", *shown, "")
-    return view
-
-
 def render_run(run: Any, console: Any) -> None:
     """Print the tree of the found architecture and what the tasks share."""
     from bmtas.summary import network_costs
-    from costs.units import Resource, format_quantity
+    from costs.units import format_quantity
 
     config, table = run.config(), run.table()
     console.print(f"[bold]{run.path}[/]", soft_wrap=True)
@@ -92,7 +71,7 @@ def render_run(run: Any, console: Any) -> None:
     costs = network_costs(run, "found")
     console.print(_tree(architecture, table))
     console.print(f"budget {', '.join(config.budgets)}")
-    for r in (Resource.MADDS, Resource.PARAMS):
+    for r in table.resources():
         console.print(
             f"found {format_quantity(costs[r.value], r)}; all shared {format_quantity(table.shared_total(r), r)}, "
             f"separate networks {format_quantity(table.separate_total(r), r)}"
@@ -111,14 +90,16 @@ def render_run(run: Any, console: Any) -> None:
 def _tree(architecture: Any, table: Any) -> Any:
     from rich.tree import Tree
 
-    from costs.units import Resource, format_quantity
+    from costs.units import format_quantity
 
     groupings = architecture.groupings
+    # In the order of resources, so MAdds if they are known. Of what depends on all groups, one has no share of its own.
+    shown = [r for r in table.resources() if table.dependence(r) == "groups_proportional"][:1]
 
     def label(first: int, last: int, block: tuple[str, ...]) -> str:
-        cost = sum(layer.per_group[Resource.MADDS] for layer in table.layers[first : last + 1])
+        costs = [format_quantity(sum(table.layer_costs(r)[first : last + 1]), r) for r in shown]
         span = f"layer {first}" if first == last else f"layers {first}-{last}"
-        return f"{span}  [bold]{' + '.join(block)}[/]  {format_quantity(cost, Resource.MADDS)}"
+        return "  ".join([span, f"[bold]{' + '.join(block)}[/]", *costs])
 
     def grow(parent: Any, layer: int, block: tuple[str, ...]) -> None:
         last = layer
@@ -156,12 +137,13 @@ def render_results(run: Any, console: Any) -> None:
     from rich.table import Table
 
     from bmtas.summary import summarise_run
-    from costs.units import Resource, format_quantity
+    from costs.units import format_quantity
 
     summary = summarise_run(run)
+    resources = run.table().resources()
     tasks = run.config().task_list()
     view = Table(title="networks side by side")
-    for name in ("network", "MAdds", "Params"):
+    for name in ("network", *(r.label for r in resources)):
         view.add_column(name, justify="left" if name == "network" else "right")
     for task in tasks:
         view.add_column(f"{task.name}\n{task.metric} {'↑' if task.higher_is_better else '↓'}", justify="right")
@@ -177,7 +159,7 @@ def render_results(run: Any, console: Any) -> None:
         delta, latency = entry["delta_m_percent"], entry["latency"]
         view.add_row(
             f"[bold]{name}[/]" if name == "found" else name,
-            *(format_quantity(entry["costs"][r.value], r) for r in (Resource.MADDS, Resource.PARAMS)),
+            *(format_quantity(entry["costs"][r.value], r) for r in resources),
             *cells,
             "-" if delta is None else f"{delta:+.2f}",
             "-" if latency is None else f"{latency['median_ms']:.0f}",
@@ -185,7 +167,7 @@ def render_results(run: Any, console: Any) -> None:
     if constants is not None:
         cells = [_number(constants["tasks"][t.name]["best_constant"]) for t in tasks]
         view.add_section()
-        view.add_row("best constant", "", "", *cells, "", "")
+        view.add_row("best constant", *[""] * len(resources), *cells, "", "")
         height, width = constants["size"]
         view.caption = (
             f"metrics on {constants['images']} validation images at {height}x{width}; '-' is not measured yet"

@@ -48,14 +48,19 @@ def inverted_costs(table: CostTable, resource: Resource) -> Floats:
     return _once(table, "inverted", resource, compute)
 
 
-def expected_from_groupings(probs: Floats, table: CostTable, resource: Resource) -> Floats:
+def expected_from_groupings(
+    probs: Floats, table: CostTable, resource: Resource, chances: Floats | None = None
+) -> Floats:
     """Return the expected cost of each layer, (L,), as the mean over all groupings, for `probs` (L, T, C).
 
     The definition itself, sum_k P(kappa_l = k) c[l, k]: what `costs.expected.expected_layer_costs` computes
-    differentiably and with torch. Up to ten tasks. Raises CostError as `grouping_probabilities` and `partition_costs`.
+    differentiably and with torch. Up to ten tasks. `chances` is `grouping_probabilities(probs)` for callers that have it
+    already. Raises CostError as `grouping_probabilities` and `partition_costs`.
     """
     checked = check_rows(probs, (len(table.layers), len(table.tasks)))
-    result: Floats = (grouping_probabilities(checked) * partition_costs(table, resource)).sum(axis=1)
+    if chances is None:
+        chances = grouping_probabilities(checked)
+    result: Floats = (chances * partition_costs(table, resource)).sum(axis=1)
     return result
 
 
@@ -148,6 +153,7 @@ def _block_polynomial(size: int) -> np.ndarray[tuple[int], np.dtype[np.object_]]
 def _once(table: CostTable, name: str, resource: Resource, compute: Callable[[], Floats]) -> Floats:
     if (name, resource) not in table.derived:
         table.derived[name, resource] = compute()
+        table.derived[name, resource].flags.writeable = False  # callers get the array itself, not a copy
     return table.derived[name, resource]
 
 

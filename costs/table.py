@@ -253,7 +253,7 @@ class CostTable(_Frozen):
                 f"{len(architecture)} group counts for a table of {len(self.layers)} layers; one is needed per layer"
             )
         entries: Sequence[int | Sequence[Sequence[int]]] = list(architecture)
-        return self._sum([self._layer_cost(i, entry, resource) for i, entry in enumerate(entries)], resource)
+        return self._sum([self.layer_cost(i, entry, resource) for i, entry in enumerate(entries)], resource)
 
     def shared_total(self, resource: Resource) -> float:
         """Return the cost of the network in which all tasks share all layers. Raises CostError if not known."""
@@ -270,7 +270,7 @@ class CostTable(_Frozen):
         """
         copies = {part.name: len(part.tasks) or len(self.tasks) for part in self.fixed if part.shared}
         count = len(self.tasks)
-        layers = [self._layer_cost(i, count, resource) for i in range(len(self.layers))]
+        layers = [self.layer_cost(i, count, resource) for i in range(len(self.layers))]
         return self._sum(layers, resource, {} if resource.is_peak else copies)
 
     def subset(self, tasks: Sequence[str]) -> CostTable:
@@ -325,8 +325,8 @@ class CostTable(_Frozen):
             problems = "; ".join(_describe(problem) for problem in error.errors()[:3])
             raise CostError(f"{where}: {problems}. Write it again with `bmtas profile`") from None
 
-    def _layer_cost(self, layer: int, entry: int | Sequence[Sequence[int]], resource: Resource) -> float:
-        """Return the cost of one layer under a grouping, or with a number of groups alive."""
+    def layer_cost(self, layer: int, entry: int | Sequence[Sequence[int]], resource: Resource) -> float:
+        """Return what a layer (0-based) costs under a grouping or number of groups; raises as `architecture_cost`."""
         name, count = self.layers[layer].name, len(self.tasks)
         if isinstance(entry, Sequence):
             partition = partition_of(entry, count)
@@ -355,9 +355,7 @@ class CostTable(_Frozen):
     def _require(self, resource: Resource) -> None:
         if resource not in _stated(self.layers[0]):
             measured = resource in (Resource.LATENCY_MS, Resource.PEAK_MEMORY_MIB)
-            remedy = (
-                "; it needs a table with measured costs, so state the budget in MAdds or Params" if measured else ""
-            )
+            remedy = "; give `bmtas search` a --table that does, or a budget in one of those" if measured else ""
             raise CostError(
                 f"the cost table of {self.backbone} knows {_names(self.resources())}, not {resource}{remedy}"
             )

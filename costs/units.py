@@ -29,6 +29,11 @@ class Resource(str, Enum):
         """Whether the parts of a network add up to their maximum and not to their sum."""
         return self is Resource.PEAK_MEMORY_MIB
 
+    @property
+    def label(self) -> str:
+        """Name for people, without a unit, which quantities carry themselves."""
+        return _LABELS[self]
+
     def __str__(self) -> str:
         """Return the JSON key, so that messages read `madds` and not `Resource.MADDS`."""
         return self.value
@@ -54,7 +59,13 @@ _UNIT_NAMES: Final = {
     Resource.LATENCY_MS: "ms",
     Resource.PEAK_MEMORY_MIB: "MiB",
 }
-_EXAMPLE: Final = "write for example 9GMAdds or 4.5MParams"
+_LABELS: Final = {
+    Resource.MADDS: "MAdds",
+    Resource.PARAMS: "Params",
+    Resource.LATENCY_MS: "Latency",
+    Resource.PEAK_MEMORY_MIB: "Peak memory",
+}
+_EXAMPLE: Final = "write for example 9GMAdds, 4.5MParams or 64MiB"
 
 _QUANTITY: Final = re.compile(
     r"\s*(?P<number>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?(?![a-z])|nan(?![a-z])))?"

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import costs
 from bmtas.config import RunConfig
 from bmtas.errors import UsageError
-from bmtas.expectation import expect_run
+from bmtas.expectation import expect, expect_run, expected_totals
 from bmtas.files import write_json, write_text
 from bmtas.networks.backbone import get_backbone
-from bmtas.profile import build_table, cost_by_tasks, generic_tasks
+from bmtas.profile import cost_by_tasks, generic_tasks, tables_by_count
 from bmtas.runs import Run, create_run
 from bmtas.tasks import Task, TaskKind
 from cli.main import run as run_command
+from costs.errors import CostError
+from costs.expected import expected_cost, expected_groups, expected_layer_costs
+from costs.subsets import expected_groups_of
 from costs.table import CostTable, FixedCost, LayerCost
-from costs.units import Resource
+from costs.units import Resource, parse_budget
 
 ROOT = Path(costs.__file__).parent.parent
 TASKS = (Task(name="a", kind=TaskKind.BINARY), Task(name="b", kind=TaskKind.DEPTH))
@@ -100,7 +107,7 @@ def test_pictures(run: Run) -> None:
     from bmtas.plots import draw_search
 
     finish(run)
-    paths = draw_search(run)
+    paths = draw_search(run, expect_run(run))
     assert [path.name for path in paths] == ["budget.png", "expected.png"]
     for path in paths:
         pixels = np.asarray(Image.open(path).convert("RGB"))
@@ -108,9 +115,153 @@ def test_pictures(run: Run) -> None:
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
+def texts_of(path: Path) -> list[str]:
+    """Return the lines of text of a picture in SVG, in which matplotlib names what each drawn word says."""
+    return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
+
+
+def test_a_history_without_an_architecture_step_is_told_in_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from bmtas.plots import draw_budgets
+
+    budgets = [parse_budget("1GMAdds"), parse_budget("5MiB")]
+    steps: list[dict[str, Any]] = [{"step": 0, "phase": "weights"}]
+    steps += [{"step": i, "expected.peak_memory_mib": 6.0 - i, "multiplier.peak_memory_mib": 0.1} for i in (1, 2)]
+    draw_budgets(steps, budgets, tmp_path / "budget.svg")
+    texts = texts_of(tmp_path / "budget.svg")
+    assert {"no architecture step", "with a budget in madds", "budget 5MiB", "greatest expected layer"} <= set(texts)
+    assert "budget 1GMAdds" not in texts  # no legend of nothing
+    draw_budgets([], budgets[:1], tmp_path / "empty.svg")
+    assert texts_of(tmp_path / "empty.svg") == ["no architecture step", "with a budget in madds"]
+
+
+# --- other tables, and more tasks
+
+MADDS, PARAMS, MS, MIB = Resource
+
+
+def mixed_table(tasks: int) -> CostTable:
+    """Return a table of three layers with costs that are proportional, and costs by number of groups."""
+    squares = [float(n * n) for n in range(1, tasks + 1)]
+    return CostTable(
+        backbone="toy",
+        tasks=[f"t{i}" for i in range(tasks)],
+        input_size=(8, 8),
+        batch=1,
+        depends_on={MADDS: "groups_proportional", MS: "group_count", MIB: "group_count"},
+        layers=[
+            LayerCost(name=f"l{i}", per_group={MADDS: 10.0}, per_count={MS: squares, MIB: squares}) for i in range(3)
+        ],
+        fixed=[FixedCost(name="stem", shared=True, tasks=[], cost={MADDS: 1.0, MS: 2.0, MIB: 3.0})],
+        provenance={},
+    )
+
+
+def random_rows(seed: int, layers: int, tasks: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).exponential(size=(layers, tasks, tasks)) ** 2
+    return rows / rows.sum(axis=2, keepdims=True)
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 6, 12])
+def test_the_number_of_groups_over_sets_of_tasks_is_that_of_torch(tasks: int) -> None:
+    probs = random_rows(tasks, 4, tasks)
+    expected = expected_groups(torch.from_numpy(probs)).numpy()
+    np.testing.assert_allclose(expected_groups_of(probs), expected, rtol=1e-11)
+
+
+def test_the_number_of_groups_by_hand() -> None:
+    # Two tasks, together with 0.8 * 0.7 + 0.2 * 0.3 = 0.62, then with half of that.
+    found = expected_groups_of([[[0.8, 0.2], [0.7, 0.3]], [[0.5, 0.5], [0.5, 0.5]]])
+    np.testing.assert_allclose(found, [1.38, 1.69], rtol=1e-12)
+    # Fourteen tasks of which each draws one of two alike: one group with 2^-13, else two.
+    np.testing.assert_allclose(expected_groups_of(np.full((1, 14, 2), 0.5)), [2 - 2.0**-13], rtol=1e-11)
+    # Twenty tasks that agree for certain, and then differ for certain.
+    certain = np.zeros((2, 20, 20))
+    certain[0, :, 3] = 1.0
+    certain[1] = np.eye(20)
+    np.testing.assert_allclose(expected_groups_of(certain), [1, 20], rtol=1e-9)
+    with pytest.raises(CostError, match=r"21 tasks.*up to 20"):
+        expected_groups_of(np.full((1, 21, 2), 0.5))
+    with pytest.raises(CostError, match="differs from a distribution"):
+        expected_groups_of(np.full((1, 2, 2), 0.6))
+
+
+def test_costs_by_number_of_groups_by_hand() -> None:
+    found = expect(mixed_table(2), np.full((3, 2, 2), 0.5))
+    # Together with 1/2, 1/4, 1/8; squares of one and two groups are 1 and 4.
+    together = [0.5, 0.25, 0.125]
+    for layer, p in zip(found["layers"], together, strict=True):
+        assert layer["expected"] == pytest.approx(
+            {"madds": 10 * (2 - p), "latency_ms": 4 - 3 * p, "peak_memory_mib": 4 - 3 * p}, rel=1e-12
+        )
+    assert found["expected"]["latency_ms"] == pytest.approx(2 + 12 - 3 * sum(together), rel=1e-12)
+    assert found["expected"]["peak_memory_mib"] is None
+    assert list(found["left_out"]) == ["peak_memory_mib"]
+    assert "maximum over layers" in found["left_out"]["peak_memory_mib"]
+    assert expected_totals(mixed_table(2), np.full((3, 2, 2), 0.5)) == found["expected"]
+
+
+def test_all_resources_agree_with_what_the_search_computes() -> None:
+    table, probs = mixed_table(4), random_rows(7, 3, 4)
+    found = expect(table, probs)
+    for resource in table.resources():
+        expected = expected_layer_costs(torch.from_numpy(probs), table, resource).numpy()
+        np.testing.assert_allclose(
+            [layer["expected"][resource.value] for layer in found["layers"]], expected, rtol=1e-11
+        )
+    for resource in (MADDS, MS):
+        total = float(expected_cost(torch.from_numpy(probs), table, resource))
+        assert found["expected"][resource.value] == pytest.approx(total, rel=1e-11)
+
+
+def test_beyond_ten_tasks_what_takes_groupings_is_left_out_with_the_reason() -> None:
+    table, probs = mixed_table(11), random_rows(3, 3, 11)
+    found = expect(table, probs)
+    expected = 10 * expected_groups(torch.from_numpy(probs)).numpy()
+    np.testing.assert_allclose([layer["expected"]["madds"] for layer in found["layers"]], expected, rtol=1e-10)
+    assert found["expected"]["madds"] == pytest.approx(expected.sum() + 1, rel=1e-10)
+    for layer in found["layers"]:
+        assert layer["groupings"] is None
+        assert layer["expected"]["latency_ms"] is None
+        assert layer["expected"]["peak_memory_mib"] is None
+    assert found["expected"]["latency_ms"] is None
+    assert set(found["left_out"]) == {"groupings", "latency_ms", "peak_memory_mib"}
+    assert all("11 tasks, and groupings are listed for up to 10" in reason for reason in found["left_out"].values())
+    assert expected_totals(table, probs) == found["expected"]
+
+
+def test_probabilities_of_another_table_are_refused() -> None:
+    for ask in (expect, expected_totals):
+        with pytest.raises(CostError, match=r"expected \(layers, tasks, candidates\) = \(3, 2, C\)"):
+            ask(mixed_table(2), np.full((3, 3, 3), 1 / 3))
+
+
+@pytest.mark.parametrize("tasks", [3, 11])
+def test_views_of_an_expectation_say_what_is_left_out(tasks: int, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from rich.console import Console
+
+    from bmtas.plots import draw_expected
+    from cli.expected import expectation_view
+
+    found = expect(mixed_table(tasks), np.full((3, tasks, tasks), 1 / tasks))
+    console = Console(width=200, file=io.StringIO())
+    console.print(expectation_view(found, "toy"))
+    table = console.file.getvalue()  # type: ignore[attr-defined]
+    draw_expected(found, "toy", tmp_path / "expected.svg")
+    texts = texts_of(tmp_path / "expected.svg")
+    assert "MAdds" in table
+    assert "maximum over layers" in table or tasks == 11
+    assert ("t0|t1|t2" in table) == (tasks == 3)
+    assert ("probability of the grouping" in texts) == (tasks == 3)
+    for text in (table, "\n".join(texts)):
+        assert ("latency_ms: 11 tasks, and groupings are listed" in text) == (tasks == 11)
+        assert ("groupings: 11 tasks" in text) == (tasks == 11)
+
+
 def test_copies_of_one_task() -> None:
-    table = build_table(get_backbone("mobilenet_v2"), generic_tasks(3), (64, 64))
-    rows = cost_by_tasks(table)
+    tables = tables_by_count(get_backbone("mobilenet_v2"), generic_tasks(3), (64, 64), [1, 2, 3])
+    table, rows = tables[-1], cost_by_tasks(tables)
     assert [row["tasks"] for row in rows] == [1, 2, 3]
     one, _, three = ({k: row[k]["madds"] for k in ("shared", "expected", "split", "separate")} for row in rows)
     assert one["shared"] == one["expected"] == one["split"] == one["separate"]
@@ -120,13 +271,59 @@ def test_copies_of_one_task() -> None:
     groups = np.array([3 - 3 * (1 / 3) ** n + (1 / 9) ** n for n in range(1, len(table.layers) + 1)])
     expected = groups @ table.layer_costs(Resource.MADDS) + table.fixed_cost(Resource.MADDS)
     assert three["expected"] == pytest.approx(expected, rel=1e-12)
+    # A peak has no expected sum; sharing does not make it larger, and more tasks do.
+    peaks = [{k: row[k]["peak_memory_mib"] for k in ("shared", "expected", "split", "separate")} for row in rows]
+    assert all(row["expected"] is None and row["shared"] <= row["split"] <= row["separate"] for row in peaks)
+    assert peaks[0]["split"] < peaks[2]["split"]
 
 
-def test_profile_of_a_number_of_tasks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["profile", "--tasks-count", "2", "--size", "64x64", "--json", "-"]) == 0
+def test_profile_of_a_number_of_tasks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "start.png"
+    arguments = ["profile", "--tasks-count", "3", "--size", "64x64"]
+    assert run_command([*arguments, "--json", "-", "--picture", str(picture)]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert [row["tasks"] for row in data["by_tasks"]] == [1, 2]
-    assert data["tasks"] == ["task1", "task2"]
+    assert [row["tasks"] for row in data["by_tasks"]] == [1, 2, 3]
+    assert data["tasks"] == ["task1", "task2", "task3"]
+    first, second = (layer["groupings"] for layer in data["expectation"]["layers"][:2])
+    # Three tasks and three candidates, all equally probable: all together in 3 of 27 draws, all apart in 6, each pair in 6.
+    chances = {entry["grouping"]: entry["probability"] for entry in first}
+    together, pair, apart = 3 / 27, 6 / 27, 6 / 27
+    assert chances == pytest.approx(
+        {
+            "task1+task2+task3": together,
+            "task1+task2|task3": pair,
+            "task1+task3|task2": pair,
+            "task1|task2+task3": pair,
+            "task1|task2|task3": apart,
+        }
+    )
+    # A pair stays together with 1/3.
+    assert second[0] == {
+        "grouping": "task1|task2|task3",
+        "probability": pytest.approx(apart + 3 * pair * 2 / 3 + together * apart),
+    }
+    by_tasks = data["by_tasks"][-1]["expected"]
+    assert data["expectation"]["expected"]["madds"] == pytest.approx(by_tasks["madds"], rel=1e-12)
+    groups = together + 3 * pair * 2 + apart * 3
+    layer = data["layers"][0]["per_group"]["madds"]
+    assert data["expectation"]["layers"][0]["expected"]["madds"] == pytest.approx(groups * layer, rel=1e-12)
+    from PIL import Image
+
+    with Image.open(picture) as drawn:
+        assert min(drawn.size) > 300
+    assert run_command(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "layers.17" in shown
+    assert "22.2% task1+task2|task3" in shown
+
+
+def test_a_picture_of_nothing_or_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["profile", "--picture", str(tmp_path / "x.png")]) == 2
+    assert "--tasks-count" in capsys.readouterr().err
+    assert run_command(["profile", "--tasks-count", "2", "--picture", str(tmp_path / "x.bmp")]) == 2
+    assert "ends in .png" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unreachable_budget_ends_with_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

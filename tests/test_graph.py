@@ -136,6 +136,33 @@ def test_the_graph_of_a_tree() -> None:
     assert tapped_later["heads.c"] == ("layers.03.c", "layers.02.c")
 
 
+def test_layer_by_layer_all_groups_of_a_layer_come_before_the_next_one() -> None:
+    graph = branched_graph(tree(), 1)
+    assert [node.name for node in graph.layer_by_layer()] == [
+        *("stem.a+b+c", "layers.00.a+b+c", "layers.01.a+b+c", "layers.02.a+b", "layers.02.c"),
+        *("layers.03.a", "layers.03.b", "layers.03.c", "heads.a", "heads.b", "heads.c"),
+    ]
+    # Parameters are made task by task: the order in which a seed gives them their values.
+    assert [node.name for node in graph.nodes] == [
+        *("stem.a+b+c", "layers.00.a+b+c", "layers.01.a+b+c", "layers.02.a+b", "layers.03.a", "heads.a"),
+        *("layers.03.b", "heads.b", "layers.02.c", "layers.03.c", "heads.c"),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_layer_by_layer_is_an_order_of_the_same_nodes_for_subsets_too(random_architecture: Draw, seed: int) -> None:
+    graph = branched_graph(random_architecture(seed, "mobilenet_v2", TASKS, 12), 2)
+    whole = graph.layer_by_layer()
+    assert sorted(node.name for node in whole) == sorted(node.name for node in graph.nodes)
+    seen = {IMAGE}
+    for node in whole:
+        assert seen.issuperset(node.inputs)
+        seen.add(node.name)
+    part = graph.subset(TASKS[:2])
+    kept = {node.name for node in part.nodes}
+    assert [n.name for n in part.layer_by_layer()] == [n.name for n in whole if n.name in kept]
+
+
 def test_a_graph_knows_the_tasks_of_every_node() -> None:
     users = {node.name: set(node.tasks) for node in branched_graph(tree(), 2).nodes}
     assert users["stem.a+b+c"] == users["layers.01.a+b+c"] == {"a", "b", "c"}

@@ -118,6 +118,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_what_a_device_needs_can_be_imported_without_torch() -> None:
     files = ("bmtas.architecture", "bmtas.tasks", "bmtas.graph", "bmtas.runs", "bmtas.summary", "bmtas.files")
+    files += ("bmtas.expectation", "bmtas.plots", "bmtas.tables", "costs.join", "costs.subsets")
     names = (*files, "costs.table", "costs.units", "export.bench", "export.runtime", "export.stopwatch")
     modules = modules_of("\n".join(f"import {name}" for name in names))
     assert set(names) <= set(modules)

@@ -66,6 +66,15 @@ def test_a_configuration_comes_back_as_it_was_written(tmp_path: Path, config: Ru
     assert (stored["schema_version"], stored["deploy_size"], stored["budgets"]) == (1, [64, 64], ["1GMAdds"])
 
 
+def test_a_configuration_of_before_there_were_tables_of_ones_own_is_read(tmp_path: Path, config: RunConfig) -> None:
+    run = create_run(tmp_path, "a", config, TABLE)
+    stored = json.loads((run.path / "run.json").read_text())
+    assert stored.pop("table_digest") is None
+    (run.path / "run.json").write_text(json.dumps(stored))
+    assert run.config() == config
+    assert run.config() != config.model_copy(update={"table_digest": "0" * 64})
+
+
 def test_a_configuration_that_is_none_is_told(tmp_path: Path, config: RunConfig) -> None:
     run = create_run(tmp_path, "a", config, TABLE)
     path = run.path / "run.json"

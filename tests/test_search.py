@@ -18,9 +18,13 @@ from bmtas.config import PRESETS, Preset
 from bmtas.data.protocol import Dataset, Sample
 from bmtas.errors import DivergedError, UsageError
 from bmtas.interrupt import Interrupted
+from bmtas.memory import peak_activations
+from bmtas.networks.network import build_network
 from bmtas.progress import Progress, Silent
-from bmtas.search import Search, schedule
-from bmtas.workflow import Plan, Request, plan_search
+from bmtas.search import Search, expected_in, schedule
+from bmtas.workflow import Plan, Request, plan_search, resolve_budgets, run_search
+from costs.table import CostTable, FixedCost, LayerCost
+from costs.units import Resource, parse_budget
 
 TASKS = ("semseg", "depth")
 
@@ -209,6 +213,118 @@ def test_a_checkpoint_is_not_promised_where_there_is_none(plan: Plan, tmp_path: 
     with pytest.raises(DivergedError, match=r"step 0 .*'depth' is inf; no checkpoint"):
         search(plan, tmp_path, Silent(), FarAway(plan.dataset))
     assert list(tmp_path.glob("*.pt")) == []
+
+
+# --- budgets on peaks
+
+MIB = Resource.PEAK_MEMORY_MIB
+
+
+def peak_table(costs: list[list[float]], fixed: float) -> CostTable:
+    """Return a table of two tasks whose peak memory in each layer is that with one and with two groups."""
+    return CostTable(
+        backbone="toy",
+        tasks=["a", "b"],
+        input_size=(8, 8),
+        batch=1,
+        depends_on="group_count",
+        layers=[LayerCost(name=f"l{i}", per_count={MIB: cost}) for i, cost in enumerate(costs)],
+        fixed=[FixedCost(name="stem", shared=True, tasks=[], cost={MIB: fixed})],
+        provenance={},
+    )
+
+
+def test_for_a_peak_the_greatest_expected_layer_stands_in_and_has_a_gradient() -> None:
+    table = peak_table([[1.0, 3.0], [2.0, 6.0], [1.0, 1.0]], fixed=2.5)
+    logits = torch.zeros(3, 2, 2, dtype=torch.float64)
+    logits[0, 0, 0] = 1.0
+    logits.requires_grad_()
+    probs = torch.softmax(logits, dim=-1)
+    # The tasks are together with probability 0.5 in each layer alone, whatever one of them prefers: in the second
+    # layer with 0.25, and its expected cost is 0.25 * 2 + 0.75 * 6.
+    found = expected_in(probs, table, MIB)
+    assert found.item() == pytest.approx(5.0, rel=1e-12)
+    found.backward()
+    assert logits.grad is not None
+    assert float(logits.grad.abs().sum()) > 0
+    # Where the layers need little, the fixed part is the peak.
+    assert expected_in(probs.detach(), peak_table([[1.0, 1.0]] * 3, fixed=2.5), MIB).item() == 2.5
+
+
+def test_what_stands_in_for_a_peak_is_a_lower_bound_and_exact_where_draws_are_certain() -> None:
+    table = peak_table([[1.0, 3.0], [2.0, 2.5], [0.5, 4.0]], fixed=0.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        probs = torch.softmax(3 * torch.randn(3, 2, 2, generator=generator, dtype=torch.float64), dim=-1)
+        together = (probs[:, 0] * probs[:, 1]).sum(-1)
+        # By the layer in which the tasks part, if any: they are then apart in all layers after it.
+        mean, before = 0.0, 1.0
+        for layer in range(3):
+            counts = [1] * layer + [2] * (3 - layer)
+            mean += before * (1 - float(together[layer])) * table.architecture_cost(counts, MIB)
+            before *= float(together[layer])
+        mean += before * table.architecture_cost([1, 1, 1], MIB)
+        assert expected_in(probs, table, MIB).item() <= mean + 1e-12
+    certain = torch.zeros(3, 2, 2, dtype=torch.float64)
+    certain[:, :, 0] = 1.0
+    assert expected_in(certain, table, MIB).item() == table.architecture_cost([1, 1, 1], MIB)
+    certain[1:, 1] = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert expected_in(certain, table, MIB).item() == table.architecture_cost([1, 2, 2], MIB)
+
+
+def test_for_sums_it_is_the_exact_expected_cost(plan: Plan) -> None:
+    probs = torch.full((18, 2, 2), 0.5, dtype=torch.float64)
+    groups = np.array([2 - 0.5**n for n in range(1, 19)])  # together with 0.5 to the number of layers
+    exact = groups @ plan.table.layer_costs(Resource.MADDS) + plan.table.fixed_cost(Resource.MADDS)
+    assert expected_in(probs, plan.table, Resource.MADDS).item() == pytest.approx(exact, rel=1e-12)
+
+
+def test_a_search_under_a_budget_of_memory_finds_a_network_within_it(tmp_path: Path) -> None:
+    overrides = {"batch_size": 2, "warmup_steps": 1, "weight_steps": 1, "weight_steps_per_cycle": 1}
+    overrides |= {"arch_steps_per_cycle": 2, "resource_steps": 1}
+    request = Request(
+        data="scenes",
+        tasks=["semseg", "edge", "depth"],
+        size=(64, 96),
+        search_size=(32, 32),
+        search_overrides=overrides,
+    )
+    table = plan_search(request).table
+    shared, split = table.shared_total(MIB), table.split_total(MIB)
+    limit = f"{(shared + split) / 2:.4f}MiB"
+    planned = plan_search(dataclasses.replace(request, budgets=(limit,)))
+    assert planned.config.budgets == [limit]
+    run = run_search(planned, tmp_path, Silent(), device="cpu")
+    found = json.loads(run.architecture_path.read_text())
+    assert shared <= found["costs"]["peak_memory_mib"] <= float(limit.removesuffix("MiB")) < split
+    assert found["measured"]["peak_memory_mib"] <= found["costs"]["peak_memory_mib"]
+    assert found["measured"]["madds"] == found["costs"]["madds"]
+    # The network itself, built and traced anew.
+    network = build_network(run.architecture("found"), planned.config.task_list())
+    traced = peak_activations(network, [torch.zeros(1, 3, 64, 96)]) / 2**20
+    assert traced == found["measured"]["peak_memory_mib"]
+    # Without a budget nearly all draws of so short a search part at once: the budget was what kept tasks together.
+    steps = [json.loads(line) for line in (run.search_folder / "history.jsonl").read_text().splitlines()]
+    expected = [step["expected.peak_memory_mib"] for step in steps if step["phase"] == "architecture"]
+    assert len(expected) == 2
+    assert all(shared <= value <= split for value in expected)
+    assert (run.search_folder / "budget.png").exists()
+
+
+def test_a_budget_on_what_depends_on_groupings_is_refused_for_too_many_tasks() -> None:
+    tasks = 11
+    table = CostTable(
+        backbone="toy",
+        tasks=[f"t{i}" for i in range(tasks)],
+        input_size=(8, 8),
+        batch=1,
+        depends_on="group_count",
+        layers=[LayerCost(name="l", per_count={MIB: [float(n) for n in range(1, tasks + 1)]})],
+        fixed=[],
+        provenance={},
+    )
+    with pytest.raises(UsageError, match=r"5MiB: peak_memory_mib depends on group_count.*11 tasks.*up to 10 tasks"):
+        resolve_budgets([parse_budget("5MiB")], table)
 
 
 def test_a_checkpoint_of_a_longer_search_is_refused(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,29 +25,40 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self.graph = graph
         self.dense = frozenset(dense)
+        self._order = graph.layer_by_layer()
+        self._uses = Counter([*(name for node in graph.nodes for name in node.inputs), *graph.outputs.values()])
         for name, module in modules.items():
             _attach(self, name, module)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Map (N, 3, H, W) to the raw predictions per task: (N, channels, H, W), or (N, channels) if not dense."""
-        values = {IMAGE: image}
-        for node in self.graph.nodes:
-            module = self.get_submodule(node.module)
-            values[node.name] = module(*(values[name] for name in node.inputs))
-        size = image.shape[-2:]
-        return {
-            task: (
-                F.interpolate(values[node], size=size, mode="bilinear", align_corners=False)
-                if task in self.dense
-                else values[node]
-            )
-            for task, node in self.graph.outputs.items()
-        }
+        """Map (N, 3, H, W) to the raw predictions per task: (N, channels, H, W), or (N, channels) if not dense.
+
+        Runs layer by layer and drops each value after its last use, so that without gradients no more is alive at a
+        time than a later node needs: `bmtas.activations` counts on this order.
+        """
+        values, uses = {IMAGE: image}, dict(self._uses)
+
+        def take(name: str) -> Tensor:
+            uses[name] -= 1
+            return values[name] if uses[name] else values.pop(name)
+
+        for node in self._order:
+            values[node.name] = self.get_submodule(node.module)(*(take(name) for name in node.inputs))
+        predictions = {}
+        for task, name in self.graph.outputs.items():
+            raw = take(name)
+            predictions[task] = to_image_size(raw, image.shape[-2:]) if task in self.dense else raw
+        return predictions
 
     def subset(self, tasks: Iterable[str]) -> GraphNetwork:
         """Return the smaller network that predicts only `tasks`; it shares the parameters with this one."""
         graph = self.graph.subset(tasks)
         return GraphNetwork(graph, {name: self.get_submodule(name) for name in graph.modules()}, self.dense)
+
+
+def to_image_size(prediction: Tensor, size: Sequence[int]) -> Tensor:
+    """Map a dense prediction (N, channels, h, w) to (N, channels, H, W), `size` being (H, W)."""
+    return F.interpolate(prediction, size=list(size), mode="bilinear", align_corners=False)
 
 
 def _attach(root: nn.Module, name: str, module: nn.Module) -> None:

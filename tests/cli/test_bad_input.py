@@ -53,7 +53,8 @@ def test_a_malformed_budget_is_refused_with_an_example(dry: Callable[..., Any], 
 def test_a_budget_in_a_unit_that_the_table_lacks_is_refused(dry: Callable[..., Any]) -> None:
     result = dry("--budget", "12ms")
     assert result.code == 2
-    assert "madds, params, not latency_ms" in result.err
+    assert "madds, params, peak_memory_mib, not latency_ms" in result.err
+    assert "--table" in result.err
 
 
 def test_two_budgets_on_one_resource_are_refused(dry: Callable[..., Any]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from costs import CostError, CostTable, FixedCost, LayerCost, Resource
+from costs.join import join_tables
 
 MakeTable = Callable[..., CostTable]
 
@@ -73,7 +74,7 @@ def test_wrong_group_counts_are_refused(table: CostTable) -> None:
 
 def test_an_unknown_resource_is_refused_with_the_known_ones(table: CostTable) -> None:
     for ask in (table.layer_costs, table.fixed_cost, table.shared_total, table.split_total, table.separate_total):
-        with pytest.raises(CostError, match=r"toy knows madds, params, not latency_ms; .* state the budget"):
+        with pytest.raises(CostError, match=r"toy knows madds, params, not latency_ms; give .* a --table that does"):
             ask(Resource.LATENCY_MS)
 
 
@@ -137,3 +138,117 @@ def test_what_is_not_json_is_refused() -> None:
 def test_a_table_cannot_be_changed(table: CostTable) -> None:
     with pytest.raises(ValidationError):
         table.backbone = "other"  # type: ignore[misc]
+
+
+def test_the_cost_of_one_layer(table: CostTable, make_general_table: MakeTable) -> None:
+    assert table.layer_cost(1, 3, Resource.MADDS) == 600
+    other = make_general_table(3, latency=np.array([[1.0, 2, 4], [3, 5, 6]]), memory=np.arange(10.0).reshape(2, 5))
+    assert other.layer_cost(1, 2, Resource.LATENCY_MS) == 5
+    assert other.layer_cost(1, ((0, 2), (1,)), Resource.PEAK_MEMORY_MIB) == 7  # the third of five groupings
+    assert other.layer_cost(1, 3, Resource.PEAK_MEMORY_MIB) == 9
+
+
+# --- joining
+
+MS, MIB = Resource.LATENCY_MS, Resource.PEAK_MEMORY_MIB
+
+
+def measured(table: CostTable, **changes: Any) -> CostTable:
+    """Return a table of the same network with a latency alone: 1, 1.5 and 1.75 ms with 1, 2, 3 groups, 0.5 fixed."""
+    fields: dict[str, Any] = {
+        "backbone": table.backbone,
+        "tasks": table.tasks,
+        "input_size": table.input_size,
+        "batch": table.batch,
+        "depends_on": "group_count",
+        "layers": [LayerCost(name=layer.name, per_count={MS: [1.0, 1.5, 1.75]}) for layer in table.layers],
+        "fixed": [FixedCost(name=p.name, shared=p.shared, tasks=p.tasks, cost={MS: 0.5}) for p in table.fixed],
+        "provenance": {"device": "a board"},
+    }
+    return CostTable(**{**fields, **changes})
+
+
+def test_a_joined_table_knows_the_resources_of_both(table: CostTable) -> None:
+    joined = join_tables(table, measured(table), "board.json")
+    assert joined.resources() == (Resource.MADDS, Resource.PARAMS, MS)
+    assert [joined.dependence(r) for r in joined.resources()] == ["groups_proportional"] * 2 + ["group_count"]
+    for resource in table.resources():
+        assert joined.architecture_cost([1, 2], resource) == table.architecture_cost([1, 2], resource)
+    assert joined.architecture_cost([1, 2], MS) == 1 + 1.5 + 4 * 0.5
+    assert joined.provenance == {"counter": "made up", "joined device": "a board"}
+    assert CostTable.from_json(joined.to_json()) == joined
+    assert table.resources() == (Resource.MADDS, Resource.PARAMS)  # what was joined to is as it was
+
+
+def test_tasks_in_another_order_are_joined_by_their_names(make_general_table: MakeTable) -> None:
+    costs = np.arange(10.0).reshape(2, 5)
+    table = make_general_table(3, latency=costs)
+    turned = make_general_table(3, latency=np.ones((2, 3)), memory=costs).subset(["t2", "t0", "t1"])
+    other = turned.model_copy(
+        update={
+            "depends_on": {MIB: "partition"},
+            "layers": [LayerCost(name=x.name, per_partition={MIB: x.per_partition[MIB]}) for x in turned.layers],
+            "fixed": [part.model_copy(update={"cost": {MIB: 0.5}}) for part in turned.fixed],
+        }
+    )
+    joined = join_tables(table, other, "memory.json")
+    assert joined.tasks == ["t0", "t1", "t2"]
+    for grouping in (((0, 1), (2,)), ((0, 2), (1,)), ((0,), (1, 2))):
+        found = joined.architecture_cost([((0, 1, 2),), grouping], MIB)
+        assert found == table.layer_cost(1, grouping, MS)  # the same numbers by the same names
+
+
+def test_a_resource_of_both_is_joined_if_it_is_equal(table: CostTable) -> None:
+    assert join_tables(table, table, "again.json").layers == table.layers
+    both = join_tables(table, measured(table), "board.json")
+    assert join_tables(both, measured(table), "board.json").layers == both.layers
+    assert join_tables(table, both, "both.json").layers == both.layers  # a counted table with a column more
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"backbone": "resnet50"}, ["backbone resnet50", "backbone toy", "measure again"]),
+        ({"tasks": ["task0", "task1", "depth"], "fixed": []}, ["'depth'", "'task2'"]),
+        ({"input_size": (96, 64)}, ["input size", "(96, 64)", "(64, 96)"]),
+        ({"batch": 2}, ["batch 2", "batch 1"]),
+        ({"layers": [LayerCost(name="layer0", per_count={MS: [1, 1, 1]})]}, ["['layer0']", "['layer0', 'layer1']"]),
+        (
+            {"layers": [LayerCost(name=f"layer{i}", per_count={MS: [1, 1, 1]}) for i in (1, 0)]},
+            ["['layer1', 'layer0']", "`bmtas profile --json`"],
+        ),
+        ({"fixed": []}, ["fixed parts []", "'head task0'", "'stem'"]),
+    ],
+)
+def test_a_table_of_another_network_is_not_joined(table: CostTable, changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(CostError) as caught:
+        join_tables(table, measured(table, **changes), "board.json")
+    for word in ["board.json: found", "both tables must be of the same network", *words]:
+        assert word in str(caught.value)
+
+
+def test_a_part_that_is_shared_otherwise_is_not_joined(table: CostTable) -> None:
+    fixed = [part.model_copy(update={"cost": {MS: 0.5}}) for part in table.fixed]
+    fixed[0] = fixed[0].model_copy(update={"tasks": ["task0"]})
+    with pytest.raises(CostError, match=r"use of 'stem': shared by task0, but .* shared by task0, task1, task2"):
+        join_tables(table, measured(table, fixed=fixed), "board.json")
+    # No names stand for all of them.
+    fixed[0] = fixed[0].model_copy(update={"tasks": []})
+    assert join_tables(table, measured(table, fixed=fixed), "board.json").resources()[-1] == MS
+
+
+def test_a_resource_that_both_state_differently_is_refused(make_table: MakeTable, table: CostTable) -> None:
+    other = make_table(3, madds=[100, 201], params=[1, 2])
+    with pytest.raises(CostError, match=r"board\.json: layer1 costs 201.0 in madds there and 200.0 .* leave madds out"):
+        join_tables(table, other, "board.json")
+    fixed = [part.model_copy(update={"cost": {r: c + 1 for r, c in part.cost.items()}}) for part in table.fixed]
+    with pytest.raises(CostError, match=r"stem costs 8.0 in madds there and 7.0"):
+        join_tables(table, table.model_copy(update={"fixed": fixed}), "board.json")
+
+
+def test_a_resource_that_depends_on_something_else_is_refused(make_general_table: MakeTable) -> None:
+    counts = make_general_table(3, latency=np.ones((2, 3)))
+    with pytest.raises(CostError, match="latency_ms depends on partition there and on group_count"):
+        join_tables(counts, make_general_table(3, latency=np.ones((2, 5))), "board.json")
+    with pytest.raises(CostError, match=r"layer1 costs \[1.0, 1.0, 2.0\] in latency_ms there"):
+        join_tables(counts, make_general_table(3, latency=np.array([[1.0, 1, 1], [1, 1, 2]])), "board.json")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bmtas.architecture import Architecture
 from bmtas.errors import BmtasError
 from bmtas.graph import Expression, branched_graph, merge
+from bmtas.memory import peak_activations
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.tasks import Task, TaskKind
 
@@ -112,6 +113,51 @@ def test_weights_that_are_applied_twice_are_held_once() -> None:
     out = network(given)
     assert torch.equal(out["a"], conv(conv(given)))
     assert torch.equal(out["b"], other(given))
+
+
+def test_a_value_that_several_read_is_kept_until_the_last_of_them() -> None:
+    # b's head comes after c's layer, and reads the stem that a's layer has read before both; c's value is two predictions.
+    stem = Expression("stem", "w")
+    deep = Expression("layers.00", "c", (stem,))
+    graph = merge({"a": deep, "b": Expression("heads.b", "b", (deep, stem)), "c": deep, "d": stem})
+    modules = {"stem.w": nn.Conv2d(3, 2, 1), "layers.00.c": nn.Conv2d(2, 2, 1), "heads.b": nn.Bilinear(64, 64, 5)}
+    network = GraphNetwork(graph, modules, dense=["a", "c"])
+    given = image()
+    for _ in range(2):  # nothing is used up
+        out = network(given)
+        first = modules["stem.w"](given)
+        second = modules["layers.00.c"](first)
+        assert list(out) == ["a", "b", "c", "d"]
+        assert torch.equal(out["a"], second)
+        assert torch.equal(out["c"], second)
+        assert torch.equal(out["b"], modules["heads.b"](second, first))
+        assert torch.equal(out["d"], first)
+
+
+def test_no_more_values_are_alive_than_are_needed() -> None:
+    # Three tasks with layers of their own after a common one: 5 channels in, then 7 each, heads give 3. The image has four
+    # times the pixels of all that.
+    def path(task: str) -> Expression:
+        return Expression("heads." + task, task, (Expression("layers.00", task, (Expression("stem", "w"),)),))
+
+    graph = merge({task: path(task) for task in "abc"})
+    modules: dict[str, nn.Module] = {"stem.w": nn.Conv2d(3, 5, 2, stride=2)}
+    modules |= {f"layers.00.{task}": nn.Conv2d(5, 7, 1) for task in "abc"}
+    modules |= {f"heads.{task}": nn.Conv2d(7, 3, 1) for task in "abc"}
+    given = torch.zeros(1, 3, 16, 32)
+    small = 4 * 16 * 32 // 4
+
+    def peak(tasks: str, dense: str) -> float:
+        chosen = {name: module for name, module in modules.items() if name[-1] in "w" + tasks}
+        return (peak_activations(GraphNetwork(graph.subset(tasks), chosen, dense), [given]) - given.nbytes) / small
+
+    # Layer by layer: the common value goes when the last layer has read it. The heads need less, for each drops what it
+    # has read: 3 x 7 + 3.
+    assert peak("abc", dense="") == 5 + 3 * 7
+    assert peak("ab", dense="") == 5 + 2 * 7
+    # Last, raw predictions become full ones of 4 x 3 small channels: at the third the first two raw ones are gone.
+    assert peak("abc", dense="abc") == 2 * 12 + 3 + 12
+    assert peak("abc", dense="ac") == 2 * 12 + 3 + 3
 
 
 def test_the_seed_decides_the_values_and_copies_start_apart() -> None:

@@ -1,0 +1,44 @@
+"""Cost tables as files: the JSON that `bmtas profile` writes, and a user's own table read back. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from bmtas.files import read_json
+from costs.table import SCHEMA_VERSION, CostTable
+
+_VIEWS = ("totals", "by_tasks", "expectation")
+"""What `bmtas profile --json` writes beside the table. It follows from the table, so a reader passes it over."""
+
+
+def table_json(table: CostTable, **views: Any) -> dict[str, Any]:
+    """Return the table as plain JSON values, with the totals of its networks and further `views` on it."""
+    totals = {
+        name: {resource.value: total(resource) for resource in table.resources()}
+        for name, total in (
+            ("shared", table.shared_total),
+            ("split", table.split_total),
+            ("separate", table.separate_total),
+        )
+    }
+    content: dict[str, Any] = json.loads(table.to_json())
+    return {**content, "totals": totals, **views}
+
+
+def read_table(path: Path) -> CostTable:
+    """Read a table from a file of the form that `bmtas profile --json` writes.
+
+    Raises UsageError if the file is missing, not JSON, or of a newer schema; CostError, naming the file, if it breaks a
+    rule of tables.
+    """
+    data = read_json(path, SCHEMA_VERSION)
+    return CostTable.from_json(json.dumps({k: v for k, v in data.items() if k not in _VIEWS}), str(path))
+
+
+def digest(table: CostTable) -> str:
+    """Return a SHA-256 of all that the table states, in hexadecimal: equal tables have equal digests."""
+    content = json.dumps(json.loads(table.to_json()), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
