@@ -41,7 +41,7 @@ from costs.errors import BudgetBelowReach
 from costs.join import join_tables
 from costs.lattice import MOST_INTERVAL_TASKS
 from costs.reach import budget_range, check_budgets
-from costs.splits import MOST_TASKS
+from costs.splits import MOST_DECODED_TASKS
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity, parse_budget
 
@@ -84,9 +84,9 @@ def plan_search(request: Request) -> Plan:
     backbone = get_backbone(request.backbone)
     asked = [parse_budget(text) for text in request.budgets]
     dataset, tasks = open_with_tasks(request.data, request.tasks)
-    if len(tasks) > MOST_TASKS:
+    if len(tasks) > MOST_DECODED_TASKS:
         raise UsageError(
-            f"{len(tasks)} tasks; architectures can be searched for up to {MOST_TASKS}, so name fewer with --tasks"
+            f"{len(tasks)} tasks; architectures can be searched for up to {MOST_DECODED_TASKS}, so name fewer with --tasks"
         )
     preset = PRESETS[request.preset]
     size = request.size or dataset.size
@@ -258,6 +258,7 @@ def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
             "measured": {resource.value: value for resource, value in measured.items()},
             "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,
             "exact": decoded.exact,
+            "gap": decoded.gap if np.isfinite(decoded.gap) else None,
         },
     )
 

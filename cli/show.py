@@ -80,9 +80,12 @@ def render_run(run: Any, console: Any) -> None:
         console.print(
             "this is the all-shared network: the most probable one of the search, though the budget allows more"
         )
-    if run.read_result(run.architecture_path).get("exact") is False:
+    found = run.read_result(run.architecture_path)
+    if found.get("exact") is False:
+        gap = found.get("gap")
+        bound = "" if gap is None else f", up to e^{gap:.3g} times as probable"
         console.print(
-            "this is the best tree that a bounded search found; with so many tasks a more probable one may exist"
+            f"this is the best tree that a bounded search found; with so many tasks a more probable one may exist{bound}"
         )
     console.print(_sharing(architecture))
 

@@ -16,7 +16,7 @@ from costs.found import Found
 from costs.groupings import check_rows
 from costs.partitions import Grouping, Partition, grouping_of, meet
 from costs.reach import budget_range, limits_of
-from costs.splits import MOST_TASKS, Floats, group_draws
+from costs.splits import MOST_DECODED_TASKS, Floats, group_draws
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 
@@ -144,8 +144,8 @@ def architecture_from_draws(draws: npt.ArrayLike) -> tuple[Grouping, ...]:
 
 def _check_probs(probs: npt.ArrayLike, table: CostTable) -> Floats:
     array = check_rows(probs, (len(table.layers), len(table.tasks)))
-    if array.shape[1] > MOST_TASKS:
-        raise CostError(f"{array.shape[1]} tasks: the most probable architecture is searched for up to {MOST_TASKS}")
+    if array.shape[1] > MOST_DECODED_TASKS:
+        raise CostError(f"{array.shape[1]} tasks: the most probable architecture is searched for up to {MOST_DECODED_TASKS}")
     return array
 
 

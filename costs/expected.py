@@ -21,7 +21,7 @@ from costs.lattice import lattice_of
 from costs.table import CostTable
 from costs.units import Resource
 
-MOST_TASKS = 24
+MOST_SUBSET_TASKS = 24
 """Above this many tasks the 2^T sets of a layer are more than a gigabyte in a few layers."""
 
 
@@ -249,9 +249,9 @@ def check_probs(probs: torch.Tensor) -> None:
             f"probabilities of shape {tuple(probs.shape)} and type {probs.dtype}: expected floating point numbers of "
             "shape (layers, tasks, candidates), none of them 0"
         )
-    if probs.shape[1] > MOST_TASKS:
+    if probs.shape[1] > MOST_SUBSET_TASKS:
         raise CostError(
-            f"{probs.shape[1]} tasks: there are 2^T sets of tasks in each layer, which are formed for up to {MOST_TASKS}"
+            f"{probs.shape[1]} tasks: there are 2^T sets of tasks in each layer, which are formed for up to {MOST_SUBSET_TASKS}"
         )
     with torch.no_grad():
         values = probs.detach().to(torch.float64)

@@ -19,13 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from costs.errors import CostError
+from costs.partitions import MOST_LISTED_TASKS
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.uint8]
 
-MOST_TASKS = 11
-"""The largest lattice listed: Bell(11) = 678,570 partitions."""
 MOST_INTERVAL_TASKS = 10
 """The largest lattice whose intervals are listed: 16,733,779 of them for 10 tasks, in 64 MiB."""
 _AT_ONCE = 1_000_000
@@ -188,11 +187,11 @@ def interval_parts(interval: Interval) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(interval.fine), step)]
 
 
-@lru_cache(maxsize=MOST_TASKS)
+@lru_cache(maxsize=MOST_LISTED_TASKS)
 def lattice_of(tasks: int) -> Lattice:
-    """Return the lattice of so many tasks. Raises CostError unless 1 <= tasks <= `MOST_TASKS`."""
-    if not 1 <= tasks <= MOST_TASKS:
-        raise CostError(f"partitions of {tasks} tasks: listed for 1 to {MOST_TASKS} tasks only")
+    """Return the lattice of so many tasks. Raises CostError unless 1 <= tasks <= `MOST_LISTED_TASKS`."""
+    if not 1 <= tasks <= MOST_LISTED_TASKS:
+        raise CostError(f"partitions of {tasks} tasks: listed for 1 to {MOST_LISTED_TASKS} tasks only")
     labels = np.zeros((1, 1), dtype=np.uint8)
     for _ in range(tasks - 1):
         ways = labels.max(axis=1).astype(np.int64) + 2  # each label in use, or the next one
@@ -214,7 +213,7 @@ def lattice_of(tasks: int) -> Lattice:
     return lattice
 
 
-@lru_cache(maxsize=MOST_TASKS)
+@lru_cache(maxsize=MOST_LISTED_TASKS)
 def _completions(tasks: int) -> Ints:
     """Return at [n, m] in how many ways n further tasks can follow where m labels are in use, (T, T + 1)."""
     table = np.ones((tasks, 2 * tasks + 1), dtype=np.int64)
@@ -224,7 +223,7 @@ def _completions(tasks: int) -> Ints:
     return table[:, : tasks + 1]
 
 
-@lru_cache(maxsize=MOST_TASKS)
+@lru_cache(maxsize=MOST_LISTED_TASKS)
 def _signed_factorials(tasks: int) -> Ints:
     """Return (-1)^(b-1) (b-1)! at b, and 1 at 0, (T + 1,)."""
     return np.array([1] + [(-1) ** (b - 1) * math.factorial(b - 1) for b in range(1, tasks + 1)], dtype=np.int64)

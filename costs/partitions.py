@@ -19,18 +19,18 @@ Partition = tuple[int, ...]
 Grouping = tuple[tuple[int, ...], ...]
 """A partition of the tasks 0..T-1: blocks in the order of their first task, tasks ascending."""
 
-MOST_TASKS = 11
+MOST_LISTED_TASKS = 11
 """The largest set whose partitions are listed: Bell(11) = 678,570 of them."""
 
 
 def partitions_of(mask: int) -> tuple[Partition, ...]:
     """Return all partitions of the set `mask` in canonical order; the empty set has one, without blocks.
 
-    Raises CostError for sets of more than `MOST_TASKS` tasks.
+    Raises CostError for sets of more than `MOST_LISTED_TASKS` tasks.
     """
-    if mask < 0 or mask.bit_count() > MOST_TASKS:
+    if mask < 0 or mask.bit_count() > MOST_LISTED_TASKS:
         raise CostError(
-            f"partitions of a set of {mask.bit_count()} tasks (mask {mask}): listed for 0 to {MOST_TASKS} tasks only"
+            f"partitions of a set of {mask.bit_count()} tasks (mask {mask}): listed for 0 to {MOST_LISTED_TASKS} tasks only"
         )
     return partitions_up_to(mask, mask.bit_count())
 

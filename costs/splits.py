@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 COMPLETE_TASKS = 8
 """Up to this many tasks all splits are looked at: Bell(9) - 1 = 21,146 of them."""
-MOST_TASKS = 14
+MOST_DECODED_TASKS = 14
 """Above this many tasks even the sets alone, 2^T of them in each layer, are too many for arrays."""
 _MOST_SPLITS = 300_000
 _MOST_CHOSEN = 24
