@@ -145,7 +145,9 @@ def architecture_from_draws(draws: npt.ArrayLike) -> tuple[Grouping, ...]:
 def _check_probs(probs: npt.ArrayLike, table: CostTable) -> Floats:
     array = check_rows(probs, (len(table.layers), len(table.tasks)))
     if array.shape[1] > MOST_DECODED_TASKS:
-        raise CostError(f"{array.shape[1]} tasks: the most probable architecture is searched for up to {MOST_DECODED_TASKS}")
+        raise CostError(
+            f"{array.shape[1]} tasks: the most probable architecture is searched for up to {MOST_DECODED_TASKS}"
+        )
     return array
 
 
