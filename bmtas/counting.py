@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 # fvcore's own operator classes that are multiply-adds. It also counts normalisation, pooling and resizing, in
-# operations that are no multiply-adds; those are left out (design: MAdds are convolutions and linear layers).
+# operations that are no multiply-adds; those are left out.
 _MADDS_OPERATORS = ("conv", "linear", "addmm", "matmul")
 _SCHEMA_VERSION = 1
 

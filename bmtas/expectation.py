@@ -18,8 +18,9 @@ from costs.table import CostTable
 from costs.units import Resource
 
 SCHEMA_VERSION = 1
-_MOST_GROUPINGS = 60
-_RARE = 0.001
+MOST_GROUPINGS = 60
+"""So many groupings of a layer are listed."""
+RARE = 0.001
 """Groupings less probable than this are not listed: so all of up to five tasks that matter are."""
 _NO_SUM = "no total: it is a maximum over layers, which the expected values of the layers do not tell"
 
@@ -27,10 +28,15 @@ _NO_SUM = "no total: it is a maximum over layers, which the expected values of t
 def expect_run(run: Run) -> dict[str, Any]:
     """Return what `expect` says of the probabilities that the search of `run` ended with, before decoding.
 
-    Raises UsageError if the search has not ended or its probabilities cannot be read.
+    Raises UsageError if the search has not ended, or its probabilities are missing or cannot be read.
     """
     path = run.search_folder / "probabilities.json"
     saved = run.read_result(path)
+    if saved is None and run.architecture_path.exists():
+        raise UsageError(
+            f"{path} is missing, though the search of this run has ended; put it back if there is a copy, or search anew with "
+            "`bmtas search --new`"
+        )
     if saved is None:
         raise UsageError(
             f"{run.path}: the search has not ended, there are no probabilities yet; start the same `bmtas search` again, it "
@@ -110,9 +116,9 @@ def _total(table: CostTable, resource: Resource, cost: Floats | None) -> float |
 def _likely(chances: Floats, tasks: list[str]) -> list[dict[str, Any]]:
     """Return the most probable groupings of one layer, the likeliest first, and leave out the rare ones."""
     blocks = lattice_of(len(tasks)).blocks
-    order = np.argsort(-chances, kind="stable")[:_MOST_GROUPINGS]
+    order = np.argsort(-chances, kind="stable")[:MOST_GROUPINGS]
     return [
         {"grouping": write_key((int(b) for b in blocks[k] if b), tasks), "probability": float(chances[k])}
         for k in order
-        if chances[k] >= _RARE
+        if chances[k] >= RARE
     ]

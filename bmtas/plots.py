@@ -8,11 +8,14 @@ from typing import Any
 from bmtas.extras import require
 from bmtas.files import atomic_path, read_lines
 from bmtas.runs import Run
+from bmtas.tables import column_label
 from costs.units import Budget, Resource, format_quantity, parse_budget
 
 _DOTS_PER_INCH = 120
 _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
 """Of so many groupings, each has a colour; the others are grey, which C7 is too."""
+_VISIBLE = 0.005
+"""A smaller part of a bar is thinner than a line, and no entry of a legend."""
 
 
 def draw_search(run: Run, expectation: dict[str, Any]) -> list[Path]:
@@ -39,22 +42,22 @@ def draw_budgets(history: list[dict[str, Any]], budgets: list[Budget], path: Pat
     figure = _figure(5.5 * max(len(budgets), 1), 5.5)
     axes = figure.subplots(2, max(len(budgets), 1), sharex=True, squeeze=False)
     for (above, below), budget in zip(axes.T, budgets, strict=False):
-        key = budget.resource.value
+        key, label = budget.resource.value, column_label(budget.resource)
         records = [record for record in history if {f"expected.{key}", f"multiplier.{key}"} <= record.keys()]
         if not records:
             for axis in (above, below):
                 axis.set_axis_off()
-            above.text(0.5, 0.5, f"no architecture step\nwith a budget in {key}", ha="center", va="center")
+            above.text(0.5, 0.5, f"no architecture step\nwith a budget in {label}", ha="center", va="center")
             continue
         steps = [record["step"] for record in records]
         scale, unit = _scale(budget.value, budget.resource)
-        label = "greatest expected layer" if budget.resource.is_peak else "expected"
-        above.plot(steps, [record[f"expected.{key}"] / scale for record in records], label=label)
+        name = "greatest expected layer" if budget.resource.is_peak else "expected"
+        above.plot(steps, [record[f"expected.{key}"] / scale for record in records], label=name)
         above.axhline(budget.value / scale, color="black", linestyle="--", linewidth=1, label=f"budget {budget.text}")
-        above.set_ylabel(f"{key} ({unit})")
+        above.set_ylabel(f"{label} ({unit})")
         above.legend()
         below.plot(steps, [record[f"multiplier.{key}"] for record in records], color="tab:red")
-        below.set_ylabel(f"multiplier of {key}")
+        below.set_ylabel(f"multiplier of {label}")
         below.set_xlabel("step of the search")
     _save(figure, path)
 
@@ -75,11 +78,12 @@ def draw_expected(expectation: dict[str, Any], title: str, path: Path) -> None:
         values = [layer["expected"][resource.value] for layer in layers]
         scale, unit = _scale(max(values), resource)
         axis.bar(places, [value / scale for value in values])
-        axis.set_ylabel(f"{resource.value}\n({unit})")
+        axis.set_ylabel(f"{column_label(resource)}\n({unit})")
     if grouped:
         _draw_groupings(axes[-1], layers)
     absent = [name for name in ("groupings", *expectation["expected"]) if _is_absent(name, layers[0])]
-    lines = [f"no {name}: {expectation['left_out'][name]}" for name in absent]
+    labels = {resource.value: column_label(resource) for resource in Resource}
+    lines = [f"no {labels.get(name, name)}: {expectation['left_out'][name]}" for name in absent]
     what = "expected cost and groupings" if grouped else "expected cost"
     axes[0].set_title("\n".join([f"{title}: {what} per layer", *lines]))
     axes[-1].set_xticks(places, [layer["name"] for layer in layers], rotation=90)
@@ -102,7 +106,9 @@ def _draw_groupings(axis: Any, layers: list[dict[str, Any]]) -> None:
         heights = [sum(e["probability"] for e in layer["groupings"] if e["grouping"] == name) for layer in layers]
         axis.bar(places, heights, bottom=bottom, label=name, color=colour)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    axis.bar(places, [max(1 - low, 0.0) for low in bottom], bottom=bottom, color="lightgrey", label="others")
+    rest = [max(1 - low, 0.0) for low in bottom]
+    if max(rest) > _VISIBLE:
+        axis.bar(places, rest, bottom=bottom, color="lightgrey", label="others")
     axis.set_ylim(0, 1)
     axis.set_ylabel("probability of the grouping")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small")

@@ -37,7 +37,10 @@ def network_costs(run: Run, name: str) -> dict[str, float]:
 
 
 def summarise_run(run: Run) -> dict[str, Any]:
-    """Return costs, metrics, Delta_m and latency of every network of `run` that there is; None where not measured."""
+    """Return the tree found and the costs, metrics, Delta_m and latency of every network of `run` that there is.
+
+    The tree is None while the search has not ended, what is not measured is None as well.
+    """
     tasks = run.config().task_list()
     names = [n for n in (SHARED, FOUND, SEPARATE) if n != FOUND or run.architecture_path.exists()]
     baseline = run.read_result(run.network(SEPARATE) / "metrics.json")
@@ -51,7 +54,22 @@ def summarise_run(run: Run) -> dict[str, Any]:
             "delta_m_percent": _delta_of(metrics, baseline, tasks),
             "latency": _latency(bench, name),
         }
-    return {"schema_version": 1, "run": run.name, "budgets": run.config().budgets, "networks": networks}
+    head = {"schema_version": 1, "run": run.name, "budgets": run.config().budgets}
+    return {**head, "tree": _tree(run), "networks": networks}
+
+
+def _tree(run: Run) -> dict[str, Any] | None:
+    """Return the groupings of the architecture found, how it was found, and how many layers each two tasks share."""
+    stored = run.read_result(run.architecture_path)
+    if stored is None:
+        return None
+    found = run.architecture(FOUND)
+    return {
+        "tasks": list(found.tasks),
+        "groupings": [[list(block) for block in grouping] for grouping in found.groupings],
+        **{key: stored.get(key) for key in ("exact", "gap", "log_probability")},
+        "layers_shared": {a: {b: found.shared_depth(a, b) for b in found.tasks if b != a} for a in found.tasks},
+    }
 
 
 def _delta_of(metrics: dict[str, Any] | None, baseline: dict[str, Any] | None, tasks: tuple[Task, ...]) -> float | None:

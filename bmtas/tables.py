@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from bmtas.files import read_json
-from costs.table import SCHEMA_VERSION, CostTable
+from costs.table import CostTable
+from costs.table_json import SCHEMA_VERSION
+from costs.units import Resource
 
-_VIEWS = ("totals", "by_tasks", "expectation")
-"""What `bmtas profile --json` writes beside the table. It follows from the table, so a reader passes it over."""
+
+def column_label(resource: Resource) -> str:
+    """Return what `resource` is called in views. Latency is never counted here: it is what a table of the user's says."""
+    return f"{resource.label} (own table)" if resource is Resource.LATENCY_MS else resource.label
 
 
 def table_json(table: CostTable, **views: Any) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def read_table(path: Path) -> CostTable:
     rule of tables.
     """
     data = read_json(path, SCHEMA_VERSION)
-    return CostTable.from_json(json.dumps({k: v for k, v in data.items() if k not in _VIEWS}), str(path))
+    return CostTable.from_json(json.dumps(data), str(path))
 
 
 def digest(table: CostTable) -> str:

@@ -15,11 +15,12 @@ def profile_command(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="A known task set (pascal-context, nyud-v2), scenes, or a manifest; pascal-context if left out."
+            help="Without --data a known task set (pascal-context, nyud-v2), scenes, or a manifest; pascal-context if left "
+            "out. With --data some of its tasks, with commas, as in `bmtas search`."
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="scenes or a manifest, as in `bmtas search`; the same as giving it to --tasks.")
+        str | None, typer.Option(help="scenes or a manifest, as in `bmtas search`, or a known task set.")
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH; the data's own size, or 512x512 for a task set.")
@@ -48,13 +49,10 @@ def profile_command(
     from bmtas.profile import build_table
     from bmtas.tables import table_json
     from cli.console import emit_json, err, out, parse_size
-    from costs.units import format_quantity
 
     if picture is not None and picture.suffix.lower() != ".png":
         raise UsageError(f"--picture {picture}: the picture is a PNG; give it a name that ends in .png")
     err().print("counting multiply-adds and memory ...")
-    if data is not None and tasks is not None:
-        raise UsageError("--data and --tasks both name the tasks; give one of them")
     if tasks_count is not None:
         if data is not None or tasks is not None:
             raise UsageError("--tasks-count makes up its tasks; leave out --data and --tasks")
@@ -62,18 +60,14 @@ def profile_command(
         return
     if picture is not None:
         raise UsageError("--picture draws what --tasks-count computes, which is not given; give both, or neither")
-    chosen, own_size = _tasks_and_size(data or tasks or "pascal-context")
+    names = [name.strip() for name in tasks.split(",")] if tasks and data is not None else None
+    chosen, own_size = _tasks_and_size(data or tasks or "pascal-context", names)
     table = build_table(get_backbone(backbone), chosen, parse_size(size, "--size") or own_size)
     if json is not None:
         emit_json(table_json(table), json)
     if json != "-":
-        console = out()
-        console.print(_table_view(table))
-        ranges = [
-            f"{format_quantity(table.shared_total(r), r)} to {format_quantity(table.split_total(r), r)}"
-            for r in table.resources()
-        ]
-        console.print(f"budgets that a search can meet: {', or '.join(ranges)}", soft_wrap=True)
+        out().print(_table_view(table))
+        _print_range(table)
 
 
 def _profile_copies(backbone: str, count: int, size: tuple[int, int], json: str | None, picture: Path | None) -> None:
@@ -97,21 +91,37 @@ def _profile_copies(backbone: str, count: int, size: tuple[int, int], json: str 
         emit_json(table_json(table, by_tasks=rows, expectation=expectation), json)
     if json != "-":
         out().print(_by_tasks_view(table, rows))
+        _print_range(table)
         out().print(expectation_view(expectation, title))
 
 
-def _tasks_and_size(spec: str) -> tuple[Any, tuple[int, int]]:
+def _print_range(table: Any) -> None:
+    from cli.console import out
+    from costs.reach import budget_range
+    from costs.units import format_quantity
+
+    ranges = [
+        " to ".join(format_quantity(end, resource) for end in budget_range(table, resource))
+        for resource in table.resources()
+    ]
+    count = f"{len(table.tasks)} task{'s' if len(table.tasks) > 1 else ''}"
+    out().print(f"budgets that a search for {count} can meet: {', or '.join(ranges)}", soft_wrap=True)
+
+
+def _tasks_and_size(spec: str, names: list[str] | None) -> tuple[Any, tuple[int, int]]:
+    """Return the tasks of a task set or of data, those called `names` or else all, and the size to count at."""
     from bmtas.data.source import NAMES, open_with_tasks
     from bmtas.errors import UsageError, nearest
-    from bmtas.tasks import TASK_SETS
+    from bmtas.tasks import TASK_SETS, select_tasks
 
     if spec in TASK_SETS:
-        return TASK_SETS[spec], (512, 512)
+        return select_tasks(TASK_SETS[spec], names), (512, 512)
     if spec in NAMES or "." in spec or Path(spec).exists():
-        dataset, tasks = open_with_tasks(spec, None)
+        dataset, tasks = open_with_tasks(spec, names)
         return tasks, dataset.size
     raise UsageError(
-        f"unknown task set {spec!r}; {nearest(spec, [*TASK_SETS, *NAMES])}, or the path of a manifest (.yaml)"
+        f"unknown task set {spec!r}; {nearest(spec, [*TASK_SETS, *NAMES])}, or the path of a manifest (.yaml); to choose tasks "
+        "of one, name it by --data"
     )
 
 
@@ -119,6 +129,7 @@ def _table_view(table: Any) -> Any:
     """Return what every part costs where all tasks share it and where each has its own, in all resources of the table."""
     from rich.table import Table
 
+    from bmtas.tables import column_label
     from costs.units import format_quantity
 
     count = len(table.tasks)
@@ -128,7 +139,7 @@ def _table_view(table: Any) -> Any:
     numbers = (1, count) if count > 1 else (1,)
     for resource in table.resources():
         for n in numbers:
-            view.add_column(f"{resource.label}\n{n} group{'s' if n > 1 else ''}", justify="right")
+            view.add_column(f"{column_label(resource)}\n{n} group{'s' if n > 1 else ''}", justify="right")
 
     def add(name: str, cost: Any) -> None:
         view.add_row(name, *(format_quantity(cost(r, n), r) for r in table.resources() for n in numbers))
@@ -156,22 +167,25 @@ def _table_view(table: Any) -> Any:
 
 
 def _by_tasks_view(table: Any, rows: list[dict[str, Any]]) -> Any:
+    """Return what networks for 1, 2, ... tasks cost: a section per resource, a row per number of tasks."""
     from rich.table import Table
 
+    from bmtas.tables import column_label
     from costs.units import format_quantity
 
     height, width = table.input_size
     view = Table(title=f"{table.backbone}, {height}x{width}: copies of one dense task")
-    columns = [
-        (f"{name}:\n{resource.label}", key, resource)
-        for resource in table.resources()
-        for name, key in (("all shared", "shared"), ("expected", "expected"), ("separate", "separate"))
-        if not (key == "expected" and resource.is_peak)  # which has no expected sum
-    ]
-    for name in ("tasks", *(name for name, _, _ in columns)):
-        view.add_column(name, justify="right")
-    for row in rows:
-        values = [(row[key][r.value], r) for _, key, r in columns]
-        view.add_row(str(row["tasks"]), *("-" if v is None else format_quantity(v, r) for v, r in values))
-    view.caption = "expected: of a search at its start, where every task takes every candidate with equal probability"
+    view.add_column("")
+    for name in ("tasks", "all shared", "expected", "split", "separate"):
+        view.add_column(name, justify="right", no_wrap=True)
+    for resource in table.resources():
+        view.add_section()
+        for number, row in enumerate(rows):
+            values = [row[key][resource.value] for key in ("shared", "expected", "split", "separate")]
+            cells = ["-" if value is None else format_quantity(value, resource) for value in values]
+            view.add_row("" if number else column_label(resource), str(row["tasks"]), *cells)
+    view.caption = (
+        "expected: of a search at its start, where every task takes every candidate with equal probability ('-' for a peak, "
+        "which is no sum); split: only the stem is shared"
+    )
     return view

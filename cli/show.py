@@ -13,7 +13,12 @@ def show_command(
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,
     expected: Annotated[
-        bool, typer.Option("--expected", help="Show the expected cost and the likely groupings of each layer instead.")
+        bool,
+        typer.Option(
+            "--expected",
+            help="Show the expected cost and the likely groupings of each layer instead, and write two pictures into the "
+            "run folder: search/budget.png and search/expected.png.",
+        ),
     ] = False,
     json: Json = None,
 ) -> None:
@@ -63,6 +68,7 @@ def _show_expected(run: Any, json: str | None) -> None:
 def render_run(run: Any, console: Any) -> None:
     """Print the tree of the found architecture and what the tasks share."""
     from bmtas.summary import network_costs
+    from bmtas.tables import column_label
     from costs.units import format_quantity
 
     config, table = run.config(), run.table()
@@ -70,11 +76,12 @@ def render_run(run: Any, console: Any) -> None:
     architecture = run.architecture("found")
     costs = network_costs(run, "found")
     console.print(_tree(architecture, table))
-    console.print(f"budget {', '.join(config.budgets)}")
+    console.print(f"budget {', '.join(config.budgets) or 'none'}")
     for r in table.resources():
         console.print(
             f"found {format_quantity(costs[r.value], r)}; all shared {format_quantity(table.shared_total(r), r)}, "
             f"separate networks {format_quantity(table.separate_total(r), r)}"
+            + ("" if column_label(r) == r.label else " (own table)")
         )
     if all(count == 1 for count in architecture.group_counts):
         console.print(
@@ -140,13 +147,14 @@ def render_results(run: Any, console: Any) -> None:
     from rich.table import Table
 
     from bmtas.summary import summarise_run
+    from bmtas.tables import column_label
     from costs.units import format_quantity
 
     summary = summarise_run(run)
     resources = run.table().resources()
     tasks = run.config().task_list()
     view = Table(title="networks side by side")
-    for name in ("network", *(r.label for r in resources)):
+    for name in ("network", *(column_label(r) for r in resources)):
         view.add_column(name, justify="left" if name == "network" else "right")
     for task in tasks:
         view.add_column(f"{task.name}\n{task.metric} {'↑' if task.higher_is_better else '↓'}", justify="right")

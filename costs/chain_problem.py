@@ -12,7 +12,7 @@ import numpy as np
 from costs.chain import Chain
 from costs.forms import extreme_architectures
 from costs.lattice import lattice_of
-from costs.partitions import Partition, grouping_of, partition_of, refines, restrict
+from costs.partitions import Grouping, Partition, grouping_of, partition_of, refines, restrict
 from costs.scores import CostLattice, log_scores
 from costs.splits import (
     COMPLETE_TASKS,
@@ -62,12 +62,14 @@ class ChainProblem:
         return Chain(self.left, self.taken, self.scores, np.stack(columns, axis=2), allowed, np.array(bounds))
 
 
-def chain_problem(probs: Floats, table: CostTable, resources: Iterable[Resource]) -> ChainProblem:
+def chain_problem(
+    probs: Floats, table: CostTable, resources: Iterable[Resource], suggested: Iterable[Grouping] = ()
+) -> ChainProblem:
     """Return the problem for `probs` (L, T, C) and limits in these resources.
 
     Up to eight tasks all groupings are states. Beyond, they are those that the probabilities suggest: in each layer
-    the tasks joined one by one in the order of the probability that they are together, and what the cheapest
-    architectures hold.
+    the tasks joined one by one in the order of the probability that they are together, what the cheapest architectures
+    hold, and what is `suggested`.
     """
     layers, tasks, _ = probs.shape
     if tasks <= COMPLETE_TASKS:
@@ -75,6 +77,7 @@ def chain_problem(probs: Floats, table: CostTable, resources: Iterable[Resource]
         scores, chances = _score_all_steps(probs)
     else:
         chosen = _suggested(probs)
+        chosen.update(dict.fromkeys(partition_of(grouping, tasks) for grouping in suggested))
         for resource in resources:
             cheapest = extreme_architectures(table, resource)[0]
             chosen.update(dict.fromkeys(partition_of(grouping, tasks) for grouping in cheapest))

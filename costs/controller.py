@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from costs.errors import CostError
 from costs.reach import budget_range, check_budgets
@@ -23,9 +24,9 @@ class Multiplier:
     """Dual ascent on the gap between the expected cost and each budget, with a damping proportional part.
 
     Meant for the loss `task_loss + sum_r multiplier_r * expected_r / budget_r`, updated once per step of the
-    architecture parameters. With the gap g = (expected - budget) / reach, where the reach is the cost of sharing only
-    the stem minus that of sharing everything (the range that an expected cost can move in, so -1 <= g <= 1), and
-    s = 1 + integral:
+    architecture parameters. With the gap g = (expected - budget) / reach, where the reach is the cost of the dearest
+    architecture minus that of the cheapest (the range that an expected cost can move in, so g <= 1, and g >= -1 for budgets
+    in that range), and s = 1 + integral:
 
         integral   <- clip(integral + 0.05 g s, 0, maximum)
         multiplier <- clip(integral + 50 g s, 0, maximum)
@@ -38,19 +39,19 @@ class Multiplier:
     A budget that the search keeps anyway ends with multiplier 0. Several budgets are followed independently.
     """
 
-    def __init__(self, table: CostTable, budgets: Sequence[Budget], *, maximum: float = MAXIMUM) -> None:
+    def __init__(self, table: CostTable, budgets: Sequence[Budget | str], *, maximum: float = MAXIMUM) -> None:
         """Start with multipliers 0.
 
-        Raises BudgetBelowReach if a budget is below the cost of sharing everything, CostError if the table lacks a
+        Raises BudgetBelowReach if a budget is below the cheapest architecture, CostError if the table lacks a
         resource or `maximum` is not a positive number.
         """
-        check_budgets(table, budgets)
+        checked = check_budgets(table, budgets)
         if not (math.isfinite(maximum) and maximum > 0):
             raise CostError(f"maximum of the multiplier: found {maximum}, expected a positive number such as {MAXIMUM}")
         self._maximum = maximum
         self._budgets: dict[Resource, float] = {}
         self._reaches: dict[Resource, float] = {}
-        for budget in budgets:
+        for budget in checked:
             low, high = budget_range(table, budget.resource)
             self._budgets[budget.resource] = min(budget.value, self._budgets.get(budget.resource, math.inf))
             self._reaches[budget.resource] = high - low
@@ -66,16 +67,13 @@ class Multiplier:
     def update(self, expected: Mapping[Resource, float]) -> dict[Resource, float]:
         """Take in the expected costs (base units) and return the multiplier of each resource that has a budget.
 
-        Raises CostError, and changes nothing, if the expected cost of one of them is missing or not finite.
+        The costs are whatever `float` takes, also tensors of one number. Raises CostError, and changes nothing, if the expected cost of one of them is missing or not finite.
         """
-        for resource in self._budgets:
-            if not math.isfinite(expected.get(resource, math.nan)):
-                found = expected.get(resource, "none")
-                raise CostError(f"expected cost in {resource}: found {found}, but its budget needs a finite number")
+        values = {resource: self._number(expected, resource) for resource in self._budgets}
         for resource, budget in self._budgets.items():
             reach = self._reaches[resource]
             # One task, or layers without cost: the cost cannot move, so there is nothing to drive.
-            gap = (expected[resource] - budget) / reach if reach > 0 else 0.0
+            gap = (values[resource] - budget) / reach if reach > 0 else 0.0
             scale = 1.0 + self._integrals[resource]
             self._integrals[resource] = self._clip(self._integrals[resource] + _INTEGRAL * gap * scale)
             self._values[resource] = self._clip(self._integrals[resource] + _PROPORTIONAL * gap * scale)
@@ -110,6 +108,18 @@ class Multiplier:
             if not isinstance(value, int | float) or not 0 <= value <= self._maximum:
                 raise CostError(f"state of the multiplier: {key}.{name} is {value!r}, expected 0 to {self._maximum:g}")
         return {names[name]: float(value) for name, value in found.items()}
+
+    def _number(self, expected: Mapping[Resource, float], resource: Resource) -> float:
+        if not isinstance(expected, Mapping):
+            raise CostError(f"expected costs: found {expected!r}, expected a mapping; give {{resource: cost}}")
+        found: Any = expected.get(resource, "none")
+        try:
+            value = float(found.detach() if hasattr(found, "detach") else found)
+        except (TypeError, ValueError, RuntimeError):  # the last from tensors of several numbers
+            value = math.nan
+        if not math.isfinite(value):
+            raise CostError(f"expected cost in {resource}: found {found}, but its budget needs a finite number")
+        return value
 
     def _clip(self, value: float) -> float:
         return min(max(value, 0.0), self._maximum)

@@ -13,12 +13,12 @@ from costs.decode_bound import Bound
 from costs.decoders import BEAM_WIDTH, adds_up, choose_decoder
 from costs.errors import BudgetBelowReach, CostError
 from costs.found import Found
-from costs.groupings import check_rows
+from costs.groupings import check_rows, to_numpy
 from costs.partitions import Grouping, Partition, grouping_of, meet
 from costs.reach import budget_range, limits_of
 from costs.splits import MOST_DECODED_TASKS, Floats, group_draws
 from costs.table import CostTable
-from costs.units import Budget, Resource, format_quantity
+from costs.units import Budget, Resource, as_resource, format_quantity
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Decoded:
 
 
 def best_architecture(
-    probs: npt.ArrayLike, table: CostTable, budgets: Sequence[Budget], *, width: int = BEAM_WIDTH
+    probs: npt.ArrayLike, table: CostTable, budgets: Sequence[Budget | str], *, width: int = BEAM_WIDTH
 ) -> Decoded:
     """Return the most probable architecture whose exact cost is within all budgets.
 
@@ -51,8 +51,8 @@ def best_architecture(
             rows summing to 1. Tasks and layers draw independently; the grouping of a layer joins the tasks whose
             draws agree in all layers up to it.
         table: what the groupings cost; L layers and T tasks.
-        budgets: any number, also none; several for one resource mean the least. A budget for a peak holds in every
-            layer.
+        budgets: any number, also none; a text is read by `parse_budget`. Several for one resource mean the least. A
+            budget for a peak holds in every layer.
 
     Equal probabilities (to about 1e-9 in the logarithm) are resolved by lower cost, in the order of the
     budgets, then by canonical order. Architectures that the distribution excludes are taken only where
@@ -64,7 +64,8 @@ def best_architecture(
     (`costs.chain`), which takes longer: 4,140 states a layer for eight tasks instead of 255. Beyond eight tasks only
     some ways to split, or some partitions, are looked at, and fronts are kept to `width` points for each set of tasks or
     grouping: the result is within the budgets all the same, `exact` says whether anything was left out, and `gap` bounds
-    what was lost by it, see `costs.decode_bound`.
+    what was lost by it, see `costs.decode_bound`. It is often loose: a gap of some e-folds does not say that as much was
+    lost.
 
     Raises BudgetBelowReach if a budget is below the cheapest architecture or no architecture is within all budgets
     together, and CostError if `probs` does not fit the table or is no distribution, if there are more than 14 tasks, the
@@ -99,6 +100,7 @@ def pareto_front(
     Raises CostError as `best_architecture` does.
     """
     checked = _check_probs(probs, table)
+    resource = as_resource(resource)
     lowest = budget_range(table, resource)[0]
     decoder, bound = choose_decoder(checked, table, (resource,), width), Bound(checked, table, (resource,))
     entries: list[tuple[Found, Decoded]] = []
@@ -131,7 +133,7 @@ def architecture_from_draws(draws: npt.ArrayLike) -> tuple[Grouping, ...]:
     Tasks are together in a layer if their draws agree in it and in all layers before. Raises CostError if
     `draws` has another shape or type.
     """
-    array = np.asarray(draws)
+    array = to_numpy(draws)
     if array.ndim != 2 or 0 in array.shape or not np.issubdtype(array.dtype, np.integer):
         raise CostError(f"draws of shape {array.shape} and type {array.dtype}: expected whole numbers, (layers, tasks)")
     groupings = []
@@ -156,12 +158,16 @@ def _decoded(found: Found, table: CostTable, limits: dict[Resource, float], boun
     for resource, limit in limits.items():
         if cost[resource] > limit:  # the one promise of this module; reaching this line is a mistake in it
             raise RuntimeError(f"decoded an architecture of {cost[resource]} {resource} over the budget {limit}")
-    possible = min(found.chances) > 0
-    log_probability = math.fsum(math.log(p) for p in found.chances) if possible else -math.inf
+    if not found.possible:
+        log_probability = -math.inf
+    elif min(found.chances) > 0:
+        log_probability = math.fsum(math.log(p) for p in found.chances)
+    else:  # a product was too small for a float, its logarithm is not
+        log_probability = -found.score
     gap = 0.0
     if not found.exact:
         lowest = max(found.lowest, bound.lowest(limits))
-        if possible:
+        if found.possible:
             gap = max(0.0, -lowest - log_probability)
         elif lowest < math.inf:
             gap = math.inf

@@ -17,11 +17,10 @@ import numpy as np
 from costs.decode_path import PathDecoder
 from costs.decode_tree import TreeDecoder
 from costs.decoders import choose_decoder
-from costs.forms import partition_costs
-from costs.lattice import lattice_of
+from costs.lines import costs_by_count
 from costs.splits import COMPLETE_TASKS, Floats
-from costs.table import CostTable, Dependence, FixedCost, LayerCost
-from costs.units import Resource
+from costs.table import CostTable, FixedCost, LayerCost
+from costs.units import Dependence, Resource
 
 _ROUNDING = 1e-9
 """Relative room for costs that are added up in another order than those of the whole."""
@@ -53,8 +52,8 @@ class Bound:
 
 def _lowest(decoder: TreeDecoder | PathDecoder, limits: dict[Resource, float]) -> float:
     found = decoder.best(limits)
-    if found is None or min(found.chances) == 0:  # what is possible goes before what is not
-        return math.inf
+    if found is None or not found.possible:  # what is possible goes before what is not
+        return math.inf if found is None or found.exact else 0.0
     return found.lowest
 
 
@@ -69,7 +68,7 @@ def _part_table(table: CostTable, part: Sequence[int], resources: Sequence[Resou
         depends[resource] = table.dependence(resource)
         if depends[resource] != "groups_proportional":
             depends[resource] = "group_count"
-            least = _least_by_count(table, resource)
+            least = costs_by_count(table, resource)[0]
             counted[resource] = np.minimum.accumulate(least[:, ::-1], axis=1)[:, ::-1][:, : len(part)]
     layers = [
         LayerCost(
@@ -90,14 +89,3 @@ def _part_table(table: CostTable, part: Sequence[int], resources: Sequence[Resou
         fixed=[fixed],
         provenance=table.provenance,
     )
-
-
-def _least_by_count(table: CostTable, resource: Resource) -> Floats:
-    """Return the least cost of each layer with 1..T groups alive, (L, T)."""
-    if table.dependence(resource) != "partition":
-        return table.count_costs(resource)
-    counts, costs = lattice_of(len(table.tasks)).counts, partition_costs(table, resource)
-    order = np.argsort(counts, kind="stable")
-    firsts = np.searchsorted(counts[order], np.arange(1, len(table.tasks) + 1))
-    least: Floats = np.minimum.reduceat(costs[:, order], firsts, axis=1)
-    return least

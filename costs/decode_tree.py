@@ -18,7 +18,7 @@ from costs.programme import (
     relaxed_tree,
     shared_tree,
 )
-from costs.scores import CostLattice, log_scores
+from costs.scores import CostLattice, impossible_score, log_scores
 from costs.splits import COMPLETE_TASKS, Floats, split_probabilities, splits_for
 from costs.table import CostTable
 from costs.units import Resource
@@ -34,6 +34,7 @@ class TreeDecoder:
         self._width = None if self._splits.tasks <= COMPLETE_TASKS else width
         self._chances = split_probabilities(probs, self._splits)
         self._scores = log_scores(self._chances, probs.shape)
+        self._impossible = impossible_score(probs.shape)
         self._lattices = {
             resource: CostLattice(
                 table.layer_costs(resource),
@@ -75,7 +76,8 @@ class TreeDecoder:
         exact = complete and self.complete
         lowest = best.score if exact else lower_bound(problem, relax(problem, prices)) if self.complete else 0.0
         chances = [float(self._chances[layer, split]) for layer, used in enumerate(best.layers) for split in used]
-        return Found(self._groupings(best), best.score, tuple(chances), lowest, exact)
+        possible = best.score < self._impossible
+        return Found(self._groupings(best), best.score, possible, tuple(chances), lowest, exact)
 
     def _groupings(self, tree: Tree) -> tuple[Grouping, ...]:
         return tuple(

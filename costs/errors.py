@@ -8,4 +8,4 @@ class CostError(ValueError):
 
 
 class BudgetBelowReach(CostError):
-    """A budget is below the cost of the cheapest architecture, the one in which all tasks share all layers."""
+    """No architecture is within a budget, or within all of them together."""

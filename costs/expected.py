@@ -19,7 +19,7 @@ from costs.forms import inverted_costs
 from costs.groupings import ROW_TOLERANCE
 from costs.lattice import lattice_of
 from costs.table import CostTable
-from costs.units import Resource
+from costs.units import Resource, as_resource
 
 MOST_SUBSET_TASKS = 24
 """Above this many tasks the 2^T sets of a layer are more than a gigabyte in a few layers."""
@@ -100,15 +100,17 @@ def _before_running(gradient: torch.Tensor, factors: torch.Tensor, running: torc
 def expected_groups(probs: torch.Tensor) -> torch.Tensor:
     """Return the expected number of groups alive in each layer, shape (L,), float64, for `probs` (L, T, C).
 
-    E[groups in layer l] = sum over non-empty S of (-1)^(|S|-1) Q_l(S), with Q of `sharing_probabilities`.
-    Source:
-    design, section 4 (the paper = Bruggemann et al., Automated Search for Resource-Efficient Branched
-    Multi-Task Networks, BMVC 2020, Eq. 5: the expectation to compute). The paper's recursion for it, Eq. 6,
-    over-counts as published: it charges T branches wherever a draw does not refine the grouping before it,
-    which is not the network that is built.
+        E[groups in layer l] = sum over non-empty S of (-1)^(|S|-1) Q_l(S), with Q of `sharing_probabilities`
 
-    There are 2^T - 1 terms per layer, 31 for five tasks. T = 20 takes 1,048,576 a layer, 8 MiB; with 18
-    layers and the backward pass 0.4 GiB and half a second on two cores. Gradients are of first order only.
+    Each group counts once: the sum of (-1)^(|S|-1) over its non-empty subsets S is 1 - (1 - 1)^n = 1 (inclusion and
+    exclusion). A set S lies in one group with probability Q_l(S), so the expectation of the sum over all groups is the
+    formula. What is to be expected is Eq. 5 of the paper (Bruggemann et al., Automated Search for Resource-Efficient
+    Branched Multi-Task Networks, BMVC 2020). Its recursion for it, Eq. 6, over-counts as published: it charges T branches
+    wherever a draw does not refine the grouping before it, which is not the network that is built.
+
+    There are 2^T - 1 terms per layer, 31 for five tasks. T = 20 takes 1,048,576 a layer, 8 MiB; with 18 layers and the
+    backward pass 0.7 GiB, and a second or less on two cores (`benchmarks/expected_cost.py`). Gradients are of first order
+    only.
 
     Raises CostError as `sharing_probabilities` does.
     """
@@ -119,11 +121,12 @@ def expected_cost(probs: torch.Tensor, table: CostTable, resource: Resource) -> 
     """Return the expected cost of the drawn network in the resource's base unit, fixed part included.
 
     The sum of `expected_layer_costs` and the fixed part. A scalar, float64 (computed in float64 also for float32
-    `probs`, whose gradient is float32 again), differentiable in `probs` (L, T, C).
+    `probs`, whose gradient is float32 again), once differentiable in `probs` (L, T, C).
 
     Raises CostError if `probs` does not fit the table or is no distribution, the table lacks the resource, or the
     resource is a peak, whose expected maximum over layers is not what the layers' expected values say.
     """
+    resource = as_resource(resource)
     if resource.is_peak:
         raise CostError(
             f"{resource} is a maximum over layers, and its expected value is no sum over them; use expected_layer_costs "
@@ -136,18 +139,19 @@ def expected_cost(probs: torch.Tensor, table: CostTable, resource: Resource) -> 
 def expected_layer_costs(probs: torch.Tensor, table: CostTable, resource: Resource) -> torch.Tensor:
     """Return the expected cost of each layer, shape (L,), float64, in base units, for `probs` (L, T, C).
 
-    The table says what its costs depend on, and so which form is used (design, section 4):
+    The table says what its costs depend on, and so which form is used:
 
     - proportional to the number of groups: c_l E[groups in layer l], see `expected_groups`; to about T = 20.
     - the number of groups, or the partition: sum_m chat_l(m) F_l(m) over all partitions m, F_l(m) = prod_B Q_l(B),
-      with chat_l from `costs.forms.inverted_costs`, computed once per table; up to T = 10. Its terms alternate: the
-      error, relative to the layer's largest cost, is up to T! 1e-16, that is 3e-15 for four tasks and 4e-12 for eight.
-      (`costs.forms.expected_from_groupings` has no such error, and no gradient.) Partitions whose chat is 0 in all
-      layers are left out, so costs that rise by the same for each group take no longer than in the first form.
+      with chat_l from `costs.forms.inverted_costs` (which derives the form), computed once per table; up to T = 10. Its
+      terms alternate: the error, relative to the layer's largest cost, grows with T, up to about 1e-16 times the number
+      of ordered partitions of the tasks: 75 for four, 545,835 for eight. (`costs.forms.expected_from_groupings` has no
+      such error, and no gradient.) Partitions whose chat is 0 in all layers are left out.
 
     Raises CostError if `probs` does not fit the table or is no distribution, the table lacks the resource, or there
     are too many tasks for the form.
     """
+    _check_tensor(probs)
     if probs.ndim != 3 or probs.shape[:2] != (len(table.layers), len(table.tasks)):
         raise CostError(
             f"probabilities of shape {tuple(probs.shape)} for the table of {table.backbone}: expected (layers, tasks, "
@@ -242,8 +246,17 @@ def _small_sets(tasks: int, device: torch.device) -> torch.Tensor:
         return torch.tensor([0, *(1 << t for t in range(tasks))], device=device)
 
 
+def _check_tensor(probs: object) -> None:
+    if not isinstance(probs, torch.Tensor):
+        raise CostError(
+            f"probabilities: found {type(probs).__name__}, expected a torch.Tensor, in which the result is differentiable; "
+            "pass torch.as_tensor(probabilities)"
+        )
+
+
 def check_probs(probs: torch.Tensor) -> None:
-    """Raise CostError unless `probs` are floating point numbers (L, T, C), up to 24 tasks, whose rows sum to 1."""
+    """Raise CostError unless `probs` is a tensor of floats (L, T, C), up to 24 tasks, whose rows sum to 1."""
+    _check_tensor(probs)
     if probs.ndim != 3 or 0 in probs.shape or not probs.is_floating_point():
         raise CostError(
             f"probabilities of shape {tuple(probs.shape)} and type {probs.dtype}: expected floating point numbers of "

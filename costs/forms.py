@@ -32,9 +32,10 @@ def partition_costs(table: CostTable, resource: Resource) -> Floats:
 
 
 def inverted_costs(table: CostTable, resource: Resource) -> Floats:
-    """Return chat[l, m] with E[cost of layer l] = sum_m chat[l, m] F_l(m), (L, Bell(T)): design, section 4.
+    """Return chat[l, m] with E[cost of layer l] = sum_m chat[l, m] F_l(m), (L, Bell(T)).
 
-    F_l(m) is the probability that the grouping of layer l is m or coarser. Computed once per table: by the polynomials
+    F_l(m) is the probability that the grouping of layer l is m or coarser, and chat the Moebius inverse of the costs
+    (`costs.lattice.Lattice.invert_costs`). Computed once per table: by the polynomials
     r_b where the cost depends on the number of groups, by Moebius inversion over all intervals where it depends on the
     partition. Raises CostError as `partition_costs` does.
     """
@@ -115,7 +116,11 @@ def _cheapest_path(costs: Floats, fine: Ints, coarse: Ints, *, peak: bool) -> li
 
 
 def _inverted_counts(costs: Floats, lattice: Lattice) -> Floats:
-    """Return chat for costs (L, T) by number of groups: sum_j f(j) [x^j] prod_B r_|B|(x), r_b of design, section 4."""
+    """Return chat for costs f (L, T) by number of groups: sum_j f(j) [x^j] prod_B r_|B|(x), B the blocks of m.
+
+    What refines m parts each block B on its own: S(|B|, i) ways into i parts, for each of which the Moebius function has
+    the factor (-1)^(i-1) (i-1)!. The polynomials r_b of `_block_polynomial` count them by the number of parts.
+    """
     tasks = lattice.tasks
     polynomials = [_block_polynomial(size) for size in range(tasks + 1)]
     sizes = np.sort(np.stack([(lattice.labels == block).sum(axis=1) for block in range(tasks)], axis=1), axis=1)

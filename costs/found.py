@@ -14,6 +14,7 @@ class Found:
     Attributes:
         groupings: of each of the L layers.
         score: -log of its probability on the lattice of `costs.scores`.
+        possible: whether the distribution allows it.
         chances: the probabilities whose product is that of the architecture.
         lowest: no architecture within the limits has a lower score than this; 0 where nothing is known.
         exact: whether none that is better was left out of account.
@@ -21,6 +22,7 @@ class Found:
 
     groupings: tuple[Grouping, ...]
     score: float
+    possible: bool
     chances: tuple[float, ...]
     lowest: float
     exact: bool

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,12 +15,26 @@ ROW_TOLERANCE = 1e-5
 """How far a row may be from the sum 1: float32 softmax of a few hundred candidates stays well within."""
 
 
+def to_numpy(values: Any) -> npt.NDArray[Any]:
+    """Return `values` as an array. A tensor of torch may need a gradient or be on a GPU; it is known by its methods."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
 def check_rows(probs: npt.ArrayLike, shape: tuple[int, int] | None = None) -> Floats:
     """Return `probs` as float64, (L, T, C), negative rounding errors set to 0, rows scaled to sum to 1.
 
-    Raises CostError if they have another shape (`shape` is the L and T wanted) or a row is no distribution.
+    Tensors are taken, too, without their gradient. Raises CostError if they are no numbers, have another shape (`shape` is
+    the L and T wanted) or a row is no distribution.
     """
-    array = np.asarray(probs, dtype=np.float64)
+    try:
+        array = to_numpy(probs).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise CostError(
+            f"probabilities: found {type(probs).__name__} ({error}), expected numbers of shape (layers, tasks, candidates); "
+            "pass an array"
+        ) from None
     wanted = shape or array.shape[:2]
     if array.ndim != 3 or 0 in array.shape or array.shape[:2] != wanted:
         expected = f" = ({wanted[0]}, {wanted[1]}, C)" if shape else ""
@@ -45,8 +61,8 @@ def grouping_probabilities(probs: npt.ArrayLike) -> Floats:
         Shape (L, Bell(T)), float64, partitions in the order of `costs.lattice.lattice_of(T)`, that is one block first
         and singletons last (`costs.partitions.partitions_of` lists the same). Rows sum to 1 within 1e-12.
 
-    The formula of design, section 4, inverts sums by alternating ones, whose errors reach T! 1e-16: too much from
-    eight tasks on. Here the groupings are a Markov chain, since a block splits by its own draws alone:
+    Moebius inversion of the probabilities of being coarser (`costs.lattice.Lattice.unzeta`) gives the same by alternating
+    sums, whose errors reach T! 1e-16: too much from eight tasks on. Here the groupings are a Markov chain, since a block splits by its own draws alone:
 
         P_l(k) = sum_{m coarser or equal k} P_{l-1}(m) prod_{blocks A of m} P(A splits in layer l as k has it)
 

@@ -58,11 +58,26 @@ def _check_same_network(table: CostTable, other: CostTable, where: str) -> None:
     require("input size (height, width)", tuple(other.input_size), tuple(table.input_size), again)
     require("batch", other.batch, table.batch, again)
     names = "name them as `bmtas profile --json` does"
-    require("layers", [x.name for x in other.layers], [x.name for x in table.layers], names)
-    require("fixed parts", sorted(x.name for x in other.fixed), sorted(x.name for x in table.fixed), names)
+    for what, found, wanted in (
+        ("layers", [layer.name for layer in other.layers], [layer.name for layer in table.layers]),
+        ("fixed parts", sorted(part.name for part in other.fixed), sorted(part.name for part in table.fixed)),
+    ):
+        if found != wanted:
+            raise CostError(
+                f"{where}: {what}: {_difference(found, wanted)}; both tables must be of the same network; {names}"
+            )
     mine = {part.name: _use(part, table) for part in table.fixed}
     for part in other.fixed:
         require(f"use of {part.name!r}:", _use(part, other), mine[part.name], names)
+
+
+def _difference(found: list[str], wanted: list[str]) -> str:
+    """Return in what two lists of names differ: names of only one of them, or if there are none, their order."""
+    unknown, missing = [x for x in found if x not in wanted], [x for x in wanted if x not in found]
+    said = [f"found {unknown}, which the table it is joined to does not have"] if unknown else []
+    said += [f"{missing} of the table it is joined to are missing"] if missing else []
+    moved = [pair for pair in zip(found, wanted, strict=False) if pair[0] != pair[1]]
+    return " and ".join(said) or f"found {[x for x, _ in moved]} in the place of {[x for _, x in moved]}"
 
 
 def _use(part: FixedCost, table: CostTable) -> str:

@@ -130,14 +130,15 @@ class Lattice:
     def unzeta(self, sums: Floats) -> Floats:
         """Inverse of `zeta`: sum_{m coarser or equal k} mu(k, m) sums[m], (..., Bell(T)) -> the same shape.
 
-        Alternating: absolute errors are up to T! times those of `sums`.
+        Alternating: errors of `sums` come out up to T! times as large, and add up over the terms.
         """
         return self._over_coarser(sums, [interval.moebius for interval in self.intervals])
 
     def invert_costs(self, costs: Floats) -> Floats:
         """Return chat[m] = sum_{k finer or equal m} mu(k, m) costs[k], (..., Bell(T)) -> the same shape.
 
-        With it sum_k P(k) costs[k] = sum_m F(m) chat[m] (design, section 4).
+        With it sum_k P(k) costs[k] = sum_m F(m) chat[m]: F is `zeta` of P, so P(k) = sum_{m coarser or equal k} mu(k, m)
+        F(m) (Stanley, Enumerative Combinatorics I, proposition 3.7.2), and the two sums change places.
         """
         rows = costs.reshape(-1, len(self))
         result = np.zeros_like(rows, dtype=np.float64)

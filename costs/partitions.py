@@ -17,7 +17,8 @@ Partition = tuple[int, ...]
 """Blocks as bitmasks, ordered by their lowest bit."""
 
 Grouping = tuple[tuple[int, ...], ...]
-"""A partition of the tasks 0..T-1: blocks in the order of their first task, tasks ascending."""
+"""Which of the tasks 0..T-1 share a layer: groups of task indices, groups in the order of their first task and tasks
+ascending in each. `((0, 2), (1,))` is two groups: tasks 0 and 2 share, task 1 is alone."""
 
 MOST_LISTED_TASKS = 11
 """The largest set whose partitions are listed: Bell(11) = 678,570 of them."""

@@ -3,7 +3,7 @@
 Source: Bruggemann et al., BMVC 2020, Eq. 5 and 6. The probability of a grouping k in a layer is that of the layer's own draw
 being k, times the probability of all groupings of the layer before that are k or coarser; whatever is left over is charged
 as if no tasks shared anything. But a draw that does not refine the grouping before it builds the coarsest grouping that is
-finer than both, which is what `costs.expected` charges (design, section 4).
+finer than both, which is what `costs.expected` charges.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR
 from costs.errors import BudgetBelowReach
 from costs.forms import extreme_architectures
 from costs.table import CostTable
-from costs.units import Budget, Resource, format_quantity
+from costs.units import Budget, Resource, as_budgets, as_resource, format_quantity
 
 
 def budget_range(table: CostTable, resource: Resource) -> tuple[float, float]:
@@ -19,34 +19,37 @@ def budget_range(table: CostTable, resource: Resource) -> tuple[float, float]:
     all layers and of the one that shares only the stem, unless the table says that some other is cheaper or dearer.
     Raises CostError if the table does not know the resource.
     """
+    resource = as_resource(resource)
     cheapest, dearest = extreme_architectures(table, resource)
     return table.architecture_cost(cheapest, resource), table.architecture_cost(dearest, resource)
 
 
-def check_budgets(table: CostTable, budgets: Sequence[Budget]) -> None:
-    """Raise BudgetBelowReach, naming the range, if a budget is below the cheapest architecture.
+def check_budgets(table: CostTable, budgets: Sequence[Budget | str]) -> tuple[Budget, ...]:
+    """Return the budgets, those given as text read (`parse_budget`), if each of them can be met.
 
-    Where no cost falls with more groups, sharing everything is cheapest in every resource at once, so budgets that can
-    be met one by one can be met together. Raises CostError if the table lacks a resource.
+    Raises BudgetBelowReach, naming the range, if one is below the cheapest architecture; CostError if the table lacks a
+    resource or `budgets` is no sequence of budgets. Where no cost falls with more groups, sharing everything is cheapest in every resource at once, so budgets that can
+    be met one by one can be met together.
     """
-    below = [budget for budget in budgets if not budget.value >= budget_range(table, budget.resource)[0]]
+    checked = as_budgets(budgets)
+    below = [budget for budget in checked if not budget.value >= budget_range(table, budget.resource)[0]]
     if below:
-        met = [budget.text for budget in budgets if budget not in below]
+        met = [budget.text for budget in checked if budget not in below]
         raise BudgetBelowReach(
             "; ".join(_explain(table, budget) for budget in below)
             + (f" (the other budgets, {', '.join(met)}, can be met)" if met else "")
             + ". Raise the budget, or take fewer tasks, smaller images or a smaller backbone"
         )
+    return checked
 
 
-def limits_of(table: CostTable, budgets: Sequence[Budget]) -> dict[Resource, float]:
+def limits_of(table: CostTable, budgets: Sequence[Budget | str]) -> dict[Resource, float]:
     """Return the limit of each resource in base units, in the order of the budgets; several for one mean the least.
 
     Raises as `check_budgets` does.
     """
-    check_budgets(table, budgets)
     limits: dict[Resource, float] = {}
-    for budget in budgets:
+    for budget in check_budgets(table, budgets):
         limits[budget.resource] = min(budget.value, limits.get(budget.resource, math.inf))
     return limits
 

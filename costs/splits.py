@@ -95,7 +95,7 @@ def split_probabilities(probs: Floats, splits: Splits) -> Floats:
 
     That the set A splits exactly into the blocks B_1..B_b means that the draws agree within each block and
     differ between blocks: the sum over injective maps j of prod_k w(B_k, j_k), with w(B, j) = prod_{t in B}
-    p[t, j] (design, section 4, before the Moebius inversion). It is built candidate by candidate: candidate j
+    p[t, j]. It is built candidate by candidate: candidate j
     goes to one block or to none. Only products and sums of positive numbers occur, so tiny probabilities keep
     all their digits, which the alternating sum of the inversion would lose.
     """

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
@@ -22,11 +20,10 @@ from pydantic import (
 )
 
 from costs.errors import CostError
-from costs.partitions import Partition, bell, partition_of, partitions_up_to, read_key
-from costs.units import Resource
-
-SCHEMA_VERSION: Final = 1
-"""The one version of the JSON form that this code reads and writes."""
+from costs.exact_sums import exact_multiple, exact_sum
+from costs.partitions import Partition, partition_of, partitions_up_to, read_key
+from costs.table_json import SCHEMA_VERSION, check_groupings, explain, read_fields
+from costs.units import Dependence, Resource, as_resource
 
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 """A cost in the base unit of its resource: finite and not negative."""
@@ -42,10 +39,6 @@ _FIELDS: Final = {"groups_proportional": "per_group", "group_count": "per_count"
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Dependence = Literal["groups_proportional", "group_count", "partition"]
-"""What the cost of a layer is a function of, from the most special to the most general."""
 
 
 class LayerCost(_Frozen):
@@ -142,32 +135,35 @@ class CostTable(_Frozen):
                     "all parts of a table state the same resources, once each"
                 )
         if isinstance(self.depends_on, dict) and set(self.depends_on) != expected:
-            raise ValueError(f"depends_on speaks of {_names(self.depends_on)}, the layers state {_names(expected)}")
+            raise ValueError(
+                f"depends_on speaks of {_names(self.depends_on)}, the layers state {_names(expected)}; both name the same"
+            )
         for resource, layer in itertools.product(self.resources(), self.layers):
             self._check_layer(resource, layer)
         return self
 
     def _check_layer(self, resource: Resource, layer: LayerCost) -> None:
         field = _FIELDS[self.dependence(resource)]
+        where, count = f"layer {layer.name!r}", len(self.tasks)
         if resource not in getattr(layer, field):
+            kind = next(kind for kind, other in _FIELDS.items() if resource in getattr(layer, other))
+            missing = "" if "depends_on" in self.model_fields_set else " (the default, as depends_on is missing)"
             raise ValueError(
-                f"layer {layer.name!r}: {resource} depends on {self.dependence(resource)} and is to be stated in {field}"
+                f"{where}: {resource} depends on {self.dependence(resource)}{missing}, and is to be stated in {field}; it "
+                f'stands in {_FIELDS[kind]}: move it, or state "depends_on": {{"{resource}": "{kind}", ...}}'
             )
-        count = len(self.tasks)
         if field == "per_count" and len(layer.per_count[resource]) != count:
             raise ValueError(
-                f"layer {layer.name!r}: {len(layer.per_count[resource])} costs in {resource} per number of groups; "
+                f"{where}: {len(layer.per_count[resource])} costs in {resource} per number of groups; "
                 f"{count} tasks need {count}, for 1 to {count} groups"
             )
         if field == "per_partition":
             if count > MOST_PARTITION_TASKS:
                 raise ValueError(f"{resource}: a cost per partition is for up to {MOST_PARTITION_TASKS} tasks")
-            named = [read_key(key, self.tasks) for key in layer.per_partition[resource]]
-            if len(named) != bell(count) or len(set(named)) != len(named):
-                raise ValueError(
-                    f"layer {layer.name!r}: {len(set(named))} of the {bell(count)} groupings of {count} tasks have a cost "
-                    f"in {resource} ({len(named)} keys); each needs one"
-                )
+            try:
+                check_groupings(layer.per_partition[resource], self.tasks)
+            except CostError as error:
+                raise ValueError(f"{where}, {resource}: {error}") from None
 
     def resources(self) -> tuple[Resource, ...]:
         """Return the resources that the table knows, in the order of `Resource`."""
@@ -176,7 +172,7 @@ class CostTable(_Frozen):
 
     def dependence(self, resource: Resource) -> Dependence:
         """Return what the costs in `resource` are a function of. Raises CostError if the table does not know it."""
-        self._require(resource)
+        resource = self._require(resource)
         return self.depends_on[resource] if isinstance(self.depends_on, dict) else self.depends_on
 
     def layer_costs(self, resource: Resource) -> npt.NDArray[np.float64]:
@@ -199,6 +195,21 @@ class CostTable(_Frozen):
             raise CostError(f"{resource} depends on the partition here, not on the number of groups alone")
         return self.layer_costs(resource)[:, None] * np.arange(1.0, len(self.tasks) + 1)
 
+    def __eq__(self, other: object) -> bool:
+        """Say whether both state the same; what was computed from a table is no part of it."""
+        if not isinstance(other, CostTable):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
+
+    __hash__ = None  # type: ignore[assignment] # it holds lists and dicts
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> CostTable:
+        """Return another table with some fields replaced, checked like any other, and nothing computed from this one.
+
+        Raises pydantic's ValidationError where a rule is broken. There is nothing that a `deep` copy would add.
+        """
+        return CostTable(**{**{name: getattr(self, name) for name in type(self).model_fields}, **(update or {})})
+
     @cached_property
     def by_partition(self) -> dict[Resource, tuple[dict[Partition, float], ...]]:
         """The costs of the resources that depend on the partition: for each layer by blocks as bitmasks."""
@@ -213,7 +224,7 @@ class CostTable(_Frozen):
 
     @cached_property
     def derived(self) -> dict[tuple[str, Resource], npt.NDArray[np.float64]]:
-        """What `costs.forms` has computed from this table, which cannot change."""
+        """What `costs.forms` has computed from this table, whose lists and dicts are not to be changed."""
         return {}
 
     def fixed_cost(self, resource: Resource) -> float:
@@ -221,7 +232,7 @@ class CostTable(_Frozen):
 
         Raises CostError if not known.
         """
-        self._require(resource)
+        resource = self._require(resource)
         return _total([part.cost[resource] for part in self.fixed], resource)
 
     def operation_cost(self, name: str, resource: Resource) -> float:
@@ -247,7 +258,7 @@ class CostTable(_Frozen):
         Raises CostError if it does not fit the table, the table does not know the resource, or a cost depends on the
         partition and only the number of groups is given.
         """
-        self._require(resource)
+        resource = self._require(resource)
         if len(architecture) != len(self.layers):
             raise CostError(
                 f"{len(architecture)} group counts for a table of {len(self.layers)} layers; one is needed per layer"
@@ -268,6 +279,7 @@ class CostTable(_Frozen):
 
         Copies of a fixed part run one after the other, so for a peak they count once.
         """
+        resource = self._require(resource)
         copies = {part.name: len(part.tasks) or len(self.tasks) for part in self.fixed if part.shared}
         count = len(self.tasks)
         layers = [self.layer_cost(i, count, resource) for i in range(len(self.layers))]
@@ -309,21 +321,15 @@ class CostTable(_Frozen):
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "cost table") -> CostTable:
-        """Read a table from JSON text. Raises CostError, naming `where`, if it is malformed or of another version."""
+        """Read a table from the JSON text of `to_json`, or of `bmtas profile --json` with what it adds to the table.
+
+        Raises CostError, naming `where`, if it is malformed or of another version.
+        """
+        fields = read_fields(text, where)
         try:
-            data: Any = json.loads(text)
-        except ValueError as error:
-            raise CostError(f"{where}: not JSON ({error}); expected what `bmtas profile` writes") from None
-        if not isinstance(data, dict):
-            raise CostError(
-                f"{where}: found {type(data).__name__}, expected the JSON object that `bmtas profile` writes"
-            )
-        _check_version(data.get("schema_version"), where)
-        try:
-            return cls.model_validate(data)
+            return cls.model_validate(fields)
         except ValidationError as error:
-            problems = "; ".join(_describe(problem) for problem in error.errors()[:3])
-            raise CostError(f"{where}: {problems}. Write it again with `bmtas profile`") from None
+            raise CostError(f"{where}: {explain(error, fields)}") from None
 
     def layer_cost(self, layer: int, entry: int | Sequence[Sequence[int]], resource: Resource) -> float:
         """Return what a layer (0-based) costs under a grouping or number of groups; raises as `architecture_cost`."""
@@ -337,7 +343,7 @@ class CostTable(_Frozen):
                 raise CostError(f"layer {name!r}: {groups} groups, but {count} tasks form 1 to {count}")
         dependence = self.dependence(resource)
         if dependence == "groups_proportional":
-            return groups * self.layers[layer].per_group[resource]
+            return exact_multiple(groups, self.layers[layer].per_group[resource])
         if dependence == "group_count":
             return self.layers[layer].per_count[resource][groups - 1]
         if not partition and 1 < groups < count:
@@ -348,17 +354,19 @@ class CostTable(_Frozen):
         return self.by_partition[resource][layer][partition]
 
     def _sum(self, layers: Sequence[float], resource: Resource, copies: dict[str, int] | None = None) -> float:
-        self._require(resource)
         fixed = [(copies or {}).get(part.name, 1) * part.cost[resource] for part in self.fixed]
         return _total([*layers, *fixed], resource)
 
-    def _require(self, resource: Resource) -> None:
+    def _require(self, resource: Resource) -> Resource:
+        """Return `resource`, also where it is given by its key, if the table knows it; else raise CostError."""
+        resource = as_resource(resource)
         if resource not in _stated(self.layers[0]):
             measured = resource in (Resource.LATENCY_MS, Resource.PEAK_MEMORY_MIB)
             remedy = "; give `bmtas search` a --table that does, or a budget in one of those" if measured else ""
             raise CostError(
                 f"the cost table of {self.backbone} knows {_names(self.resources())}, not {resource}{remedy}"
             )
+        return resource
 
 
 def _stated(layer: LayerCost) -> list[Resource]:
@@ -366,31 +374,14 @@ def _stated(layer: LayerCost) -> list[Resource]:
 
 
 def _total(costs: Sequence[float], resource: Resource) -> float:
-    """Join the costs of parts; fsum rounds once, so equal networks cost the same whatever the order."""
-    return max(costs, default=0.0) if resource.is_peak else math.fsum(costs)
+    """Join the costs of parts; sums are rounded once, so equal networks cost the same whatever the order."""
+    return max(costs, default=0.0) if resource.is_peak else exact_sum(costs)
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"{what}: {repeated} named more than once")
-
-
-def _check_version(found: object, where: str) -> None:
-    if found == SCHEMA_VERSION and not isinstance(found, bool):
-        return
-    rule = f"{where}: found schema_version {found!r}, this version of bmtas understands {SCHEMA_VERSION}; "
-    if isinstance(found, int) and found > SCHEMA_VERSION:
-        raise CostError(rule + "the table was written by a newer bmtas: upgrade bmtas here, or profile again")
-    raise CostError(rule + "write the table again with `bmtas profile`")
-
-
-def _describe(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    found = problem["input"]
-    shown = f" (found {found!r})" if isinstance(found, str | int | float) else ""
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{place}: {message}{shown}" if place else message
 
 
 def _names(resources: Any) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import Enum
-from typing import Final
+from typing import Final, Literal
 
 from costs.errors import CostError
 
 
 class Resource(str, Enum):
-    """What a network uses up; the value is the key in JSON, with the base unit in its name."""
+    """What a network uses up; the value is the key in JSON, with the base unit in its name.
+
+    Functions of this package that take a resource take its key as well: `"latency_ms"`.
+    """
 
     MADDS = "madds"
     """Multiply-adds: one multiply with its add counts 1."""
@@ -39,6 +43,18 @@ class Resource(str, Enum):
         return self.value
 
 
+def as_resource(found: object) -> Resource:
+    """Return the resource that is given, also by its key. Raises CostError, naming the known ones, if there is none."""
+    try:
+        return Resource(found)
+    except ValueError:
+        raise CostError(f"resource: found {found!r}, known: {', '.join(Resource)}; give one of them") from None
+
+
+Dependence = Literal["groups_proportional", "group_count", "partition"]
+"""What the cost of a layer is a function of, from the most special to the most general."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """A limit on one resource: `value` in the base unit (multiply-adds, parameters, ms, MiB), `text` as it was given."""
@@ -46,6 +62,10 @@ class Budget:
     resource: Resource
     value: float
     text: str
+
+    def __post_init__(self) -> None:
+        """Take the resource by its key, too. Raises CostError if it is not known."""
+        object.__setattr__(self, "resource", as_resource(self.resource))
 
 
 _PREFIX_EXPONENTS: Final = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12}
@@ -81,6 +101,10 @@ def parse_budget(text: str) -> Budget:
     Spaces around the unit and the case of the unit's letters do not matter; the case of the prefix does.
     Raises CostError if the number is missing or not positive and finite, or the unit is missing or unknown.
     """
+    if not isinstance(text, str):
+        raise CostError(
+            f"budget {text!r}: found {type(text).__name__}, expected a number and a unit as text; {_EXAMPLE}"
+        )
     match = _QUANTITY.fullmatch(text)
     number, unit = (match["number"], match["unit"]) if match else (None, text)
     if number is None:
@@ -95,6 +119,16 @@ def parse_budget(text: str) -> Budget:
     if not (math.isfinite(value) and value > 0):
         raise CostError(f"budget {text!r}: found {number}, but a budget is positive and finite; {_EXAMPLE}")
     return Budget(resource, value, text.strip())
+
+
+def as_budgets(budgets: Sequence[Budget | str]) -> tuple[Budget, ...]:
+    """Return the budgets, those given as text read by `parse_budget`.
+
+    Raises CostError as that does, and if `budgets` is no sequence: a single budget is given as `[budget]`.
+    """
+    if isinstance(budgets, str) or not isinstance(budgets, Sequence):
+        raise CostError(f"budgets: found {budgets!r} alone, expected a sequence of budgets; give [{budgets!r}]")
+    return tuple(budget if isinstance(budget, Budget) else parse_budget(budget) for budget in budgets)
 
 
 def _read_unit(unit: str, text: str) -> tuple[Resource, int, float]:

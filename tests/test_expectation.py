@@ -80,6 +80,14 @@ def test_a_search_that_has_not_ended_promises_nothing(run: Run) -> None:
         expect_run(run)
 
 
+def test_probabilities_that_are_gone_are_told_from_a_search_that_has_not_ended(run: Run) -> None:
+    write_json(run.architecture_path, {"schema_version": 1})
+    with pytest.raises(
+        UsageError, match=r"probabilities\.json is missing, though the search .* has ended; put it back"
+    ):
+        expect_run(run)
+
+
 def test_the_command_shows_table_and_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     finish(run)
     assert run_command(["show", "--expected", "--runs", str(run.path.parent)]) == 0
@@ -129,10 +137,10 @@ def test_a_history_without_an_architecture_step_is_told_in_the_picture(tmp_path:
     steps += [{"step": i, "expected.peak_memory_mib": 6.0 - i, "multiplier.peak_memory_mib": 0.1} for i in (1, 2)]
     draw_budgets(steps, budgets, tmp_path / "budget.svg")
     texts = texts_of(tmp_path / "budget.svg")
-    assert {"no architecture step", "with a budget in madds", "budget 5MiB", "greatest expected layer"} <= set(texts)
+    assert {"no architecture step", "with a budget in MAdds", "budget 5MiB", "greatest expected layer"} <= set(texts)
     assert "budget 1GMAdds" not in texts  # no legend of nothing
     draw_budgets([], budgets[:1], tmp_path / "empty.svg")
-    assert texts_of(tmp_path / "empty.svg") == ["no architecture step", "with a budget in madds"]
+    assert texts_of(tmp_path / "empty.svg") == ["no architecture step", "with a budget in MAdds"]
 
 
 # --- other tables, and more tasks
@@ -254,9 +262,56 @@ def test_views_of_an_expectation_say_what_is_left_out(tasks: int, tmp_path: Path
     assert "maximum over layers" in table or tasks == 11
     assert ("t0|t1|t2" in table) == (tasks == 3)
     assert ("probability of the grouping" in texts) == (tasks == 3)
-    for text in (table, "\n".join(texts)):
-        assert ("latency_ms: 11 tasks, and groupings are listed" in text) == (tasks == 11)
+    for text in (" ".join(table.split()), "\n".join(texts)):
+        assert ("Latency (own table): 11 tasks, and groupings are listed" in text) == (tasks == 11)
         assert ("groupings: 11 tasks" in text) == (tasks == 11)
+
+
+def layer_with(*probabilities: float, words: int = 1) -> dict[str, Any]:
+    """Return the expectation of one layer whose groupings have these probabilities, and names of so many words."""
+    names = ["+".join(f"task{k}" for k in range(words)) + f"|last{i}" for i in range(len(probabilities))]
+    likely = [{"grouping": name, "probability": p} for name, p in zip(names, probabilities, strict=True)]
+    layer = {"name": "l0", "expected": {"madds": 1e6, "latency_ms": 2.0}, "groupings": likely}
+    return {"expected": {"madds": 1e6, "latency_ms": 2.0}, "left_out": {}, "layers": [layer]}
+
+
+def likely_column(expectation: dict[str, Any]) -> str:
+    """Return the column of groupings at 80 columns as one text, without spaces and breaks."""
+    from rich.console import Console
+
+    from cli.expected import expectation_view
+
+    console = Console(width=80, file=io.StringIO())
+    console.print(expectation_view(expectation, "toy"))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    cells = [line.strip("│").split("│")[-1] for line in text.splitlines() if line.startswith("│")]
+    return "".join("".join(cells).split())
+
+
+def test_groupings_are_whole_at_80_columns_with_how_many_more_are_as_likely() -> None:
+    first = "+".join(f"task{k}" for k in range(14))
+    found = likely_column(layer_with(0.4, 0.2, 0.1, 0.1, 0.1, 0.05, words=14))
+    assert found == f"40.0%{first}|last020.0%{first}|last110.0%{first}|last2and2moreaslikely"
+    assert "aslikely" not in likely_column(layer_with(0.5, 0.3, 0.1, 0.05))
+    assert likely_column(layer_with(*[0.01] * 60)).endswith("andatleast57moreaslikely")
+    assert likely_column(layer_with()) == "noneaslikelyas0.1%"
+
+
+def test_only_what_is_certain_is_printed_as_certain() -> None:
+    for probability, percent in ((1.0, "100.0%"), (0.99996, ">99.9%"), (0.9994, "99.9%")):
+        assert likely_column(layer_with(probability)) == f"{percent}task0|last0"
+
+
+@pytest.mark.parametrize(("rest", "shown"), [(0.0, False), (0.002, False), (0.1, True)])
+def test_others_stand_in_the_legend_if_there_are_others(rest: float, shown: bool, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from bmtas.plots import draw_expected
+
+    draw_expected(layer_with(0.7, 0.3 - rest), "toy", tmp_path / "expected.svg")
+    texts = texts_of(tmp_path / "expected.svg")
+    assert ("others" in texts) == shown
+    assert {"MAdds", "Latency (own table)"} <= set(texts)
+    assert "madds" not in " ".join(texts)
 
 
 def test_copies_of_one_task() -> None:
@@ -315,6 +370,8 @@ def test_profile_of_a_number_of_tasks(capsys: pytest.CaptureFixture[str], tmp_pa
     assert run_command(arguments) == 0
     shown = capsys.readouterr().out
     assert "layers.17" in shown
+    assert "split" in shown
+    assert re.search(r"budgets that a search for 3 tasks can meet: [\d.]+ MMAdds to [\d.]+ MMAdds, or .* MiB\n", shown)
     assert "22.2% task1+task2|task3" in shown
 
 

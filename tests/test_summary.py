@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -94,8 +95,23 @@ def test_exact_costs_of_all_networks(run: Run) -> None:
     assert network_costs(run, SEPARATE) == {"madds": 362, "params": 36.2}
 
 
+def test_the_tree_and_what_the_tasks_share(run: Run) -> None:
+    find(run)
+    stored = {**json.loads(run.architecture_path.read_text()), "exact": False, "gap": 0.5, "log_probability": -2.0}
+    write_json(run.architecture_path, stored)
+    assert summarise_run(run)["tree"] == {
+        "tasks": ["a", "b"],
+        "groupings": [[["a", "b"]], [["a", "b"]], [["a"], ["b"]]],
+        "exact": False,
+        "gap": 0.5,
+        "log_probability": -2.0,
+        "layers_shared": {"a": {"b": 2}, "b": {"a": 2}},
+    }
+
+
 def test_before_the_search_has_ended_there_is_no_found_network(run: Run) -> None:
     summary = summarise_run(run)
+    assert summary["tree"] is None
     assert list(summary["networks"]) == [SHARED, SEPARATE]
     assert summary["networks"][SHARED]["metrics"] is None
     assert summary["networks"][SHARED]["delta_m_percent"] is None

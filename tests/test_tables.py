@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
+import costs
+from bmtas.data.source import open_with_tasks
 from bmtas.errors import UsageError
+from bmtas.networks.backbone import get_backbone
+from bmtas.profile import build_table
 from bmtas.tables import digest, read_table, table_json
 from costs.errors import CostError
+from costs.join import join_tables
+from costs.reach import budget_range
 from costs.table import CostTable, FixedCost, LayerCost
-from costs.units import Resource
+from costs.units import Resource, parse_budget
 
 TABLE = CostTable(
     backbone="toy",
@@ -39,6 +45,9 @@ def test_a_profile_has_totals_and_views_and_is_a_table_still(tmp_path: Path) -> 
     }
     assert data["by_tasks"] == [1]
     assert read_table(write(tmp_path / "profile.json", data)) == TABLE
+    assert CostTable.from_json(json.dumps(data)) == TABLE
+    with pytest.raises(CostError, match="total: a table has no such key"):
+        CostTable.from_json(json.dumps({**data, "total": {}}))
 
 
 def test_a_file_that_is_no_table_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -67,3 +76,36 @@ def test_digests_tell_tables_apart_and_not_their_layout(tmp_path: Path) -> None:
     data["layers"][0]["per_count"]["latency_ms"][1] = 1.5000001
     assert digest(read_table(write(tmp_path / "other.json", data))) != digest(TABLE)
     assert len(digest(TABLE)) == 64
+
+
+# --- what the README shows of tables
+
+ROOT = Path(costs.__file__).parent.parent
+
+
+def test_the_table_of_the_examples_joins_with_the_profile_of_its_tasks() -> None:
+    own = read_table(ROOT / "examples/own-table.json")
+    dataset, tasks = open_with_tasks("scenes", own.tasks)
+    joined = join_tables(build_table(get_backbone(own.backbone), tasks, dataset.size), own, "own-table.json")
+    assert joined.resources() == tuple(Resource)
+    low, high = budget_range(joined, Resource.LATENCY_MS)
+    assert low < parse_budget("60ms").value < high  # the budget that the README gives with it
+
+
+def test_the_python_example_of_the_readme_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### The costs from Python")[1].split("\n#")[0]
+    lines = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ") or not line]
+    monkeypatch.chdir(ROOT)
+    exec("\n".join(lines), names := {})
+    assert names["logits"].grad.abs().sum() > 0
+    low, high = budget_range(names["table"], Resource.LATENCY_MS)
+    assert low < names["found"].cost[Resource.LATENCY_MS] <= 50 < high
+    assert capsys.readouterr().out.startswith(f"({low}, {high}) ")
+
+
+def test_the_readme_names_the_resources_and_units() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for word in (*(f"`{resource.value}`" for resource in Resource), "KiB, MiB and GiB", "us, ms and s"):
+        assert word in text

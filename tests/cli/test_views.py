@@ -87,6 +87,8 @@ def test_show_prints_all_resources_of_a_table_without_multiply_adds(
     assert "found 174 Params; all shared 134 Params, separate networks 261 Params" in result.out
     assert "layers 0-1  a + b  80.0 Params" in result.out
     assert "layer 2  b  40.0 Params" in result.out
+    assert "26.2 ms (own table)" in result.out  # believed, unlike what is counted or measured here
+    assert "261 Params (own" not in result.out
     assert row(result.out, "found") == ["174 Params", "17.8 ms", "-", "-", "-", "-"]
     assert "MAdds" not in result.out
 
@@ -118,7 +120,7 @@ def test_profile_shows_each_resource_with_one_and_with_all_groups() -> None:
     assert row(text, "stem") == ["7.00 ms", "14.0 ms", "7.00 MiB", "7.00 MiB"]  # two stems, but not at once
     assert row(text, "layers.01") == ["1.00 ms", "3.50 ms", "4.00 MiB", "8.00 MiB"]
     assert row(text, "all shared") == ["17.0 ms", "", "7.00 MiB", ""]
-    assert "not their sum" in text
+    assert "not their sum" in " ".join(text.split())
 
 
 def test_profile_of_one_task_has_one_column_a_resource() -> None:
@@ -130,14 +132,19 @@ def test_profile_of_one_task_has_one_column_a_resource() -> None:
 def test_totals_by_tasks_of_any_resources() -> None:
     rows = [
         {
-            "tasks": 2,
+            "tasks": tasks,
             "shared": {"latency_ms": 1.0, "peak_memory_mib": 4.0},
             "expected": {"latency_ms": None, "peak_memory_mib": None},
+            "split": {"latency_ms": 2.0, "peak_memory_mib": 8.0},
             "separate": {"latency_ms": 3.0, "peak_memory_mib": 9.0},
         }
+        for tasks in (1, 2)
     ]
     text = printed(_by_tasks_view(GROUPINGS, rows))
-    assert row(text, "2") == ["1.00 ms", "-", "3.00 ms", "4.00 MiB", "9.00 MiB"]
+    assert row(text, "Latency (own table)") == ["1", "1.00 ms", "-", "2.00 ms", "3.00 ms"]
+    assert row(text, "Peak memory") == ["1", "4.00 MiB", "-", "8.00 MiB", "9.00 MiB"]
+    assert row(text, "2") == ["2", "1.00 ms", "-", "2.00 ms", "3.00 ms"]  # no label again
+    assert "split: only the stem" in " ".join(text.split())
 
 
 def test_profile_prints_memory_beside_the_counts(bmtas: Callable[..., Any]) -> None:
@@ -149,3 +156,26 @@ def test_profile_prints_memory_beside_the_counts(bmtas: Callable[..., Any]) -> N
     assert [cell.split()[1] for cell in cells[4:]] == ["MiB", "MiB"]
     assert "MParams, or" in result.out.splitlines()[-1]
     assert result.out.splitlines()[-1].endswith("MiB")
+
+
+def test_profile_takes_a_choice_of_the_data_s_tasks(bmtas: Callable[..., Any], new_data: Any, tmp_path: Path) -> None:
+    data = new_data(tmp_path)
+    table = tmp_path / "table.json"
+    given = ("--data", data, "--tasks", "depth, semseg", "--size", "64x64")
+    assert bmtas("profile", *given, "--json", table).code == 0
+    assert json.loads(table.read_text(encoding="utf-8"))["tasks"] == ["depth", "semseg"]
+    result = bmtas("search", *given, "--table", table, "--dry-run", "--runs", tmp_path / "runs")
+    assert result.code == 0, result.err
+    result = bmtas("profile", "--data", data, "--tasks", "depht")
+    assert result.code == 2
+    assert "unknown task 'depht'; did you mean 'depth'?" in result.err
+    chosen = json.loads(bmtas("profile", "--data", "nyud-v2", "--tasks", "edge", "--size", "64x64", "--json", "-").out)
+    assert chosen["tasks"] == ["edge"]
+    result = bmtas("profile", "--tasks", "semseg,edge")
+    assert result.code == 2
+    assert "name it by --data" in result.err
+
+
+def test_help_says_that_pictures_are_written(bmtas: Callable[..., Any]) -> None:
+    text = " ".join(bmtas("show", "--help").out.replace("│", " ").split())
+    assert "two pictures into the run folder: search/budget.png and search/expected.png" in text

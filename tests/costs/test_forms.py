@@ -226,9 +226,22 @@ def test_tables_of_all_kinds_survive_json_and_are_readable(make_general_table: M
             lambda d: d["layers"][0]["per_count"]["peak_memory_mib"].pop(),
             ["layer 'layer0': 2 costs in peak_memory_mib"],
         ),
-        (lambda d: d["layers"][1]["per_partition"]["latency_ms"].pop("t0|t1|t2"), ["layer 'layer1': 4 of the 5"]),
-        (lambda d: d["layers"][1]["per_partition"]["latency_ms"].update({"t2|t1|t0": 1.0}), ["5 of the 5", "6 keys"]),
-        (lambda d: d["layers"][1]["per_partition"]["latency_ms"].update({"t0|t9": 1.0}), ["'t0|t9'", "t0+t1+t2"]),
+        (
+            lambda d: d["layers"][1]["per_partition"]["latency_ms"].pop("t0|t1|t2"),
+            ["layer 'layer1', latency_ms: 4 of the 5 groupings of 3 tasks have a cost; add 't0|t1|t2'. Correct"],
+        ),
+        (
+            lambda d: d["layers"][1]["per_partition"]["latency_ms"].update({"t2|t1|t0": 1.0}),
+            ["5 of the 5", "but 't0|t1|t2' and 't2|t1|t0' name the same; leave one out"],
+        ),
+        (
+            lambda d: d["layers"][1]["per_partition"].update(latency_ms={"t0+t1+t2": 1.0}),
+            ["1 of the 5 groupings", "add 't0+t1|t2', 't0+t2|t1', 't0|t1+t2' and 1 more"],
+        ),
+        (
+            lambda d: d["layers"][1]["per_partition"]["latency_ms"].update({"t0|t9": 1.0}),
+            ["layer 'layer1', latency_ms: grouping 't0|t9'", "t0+t1+t2"],
+        ),
         (lambda d: d["layers"][1]["per_count"].update(madds=[1.0, 2, 3]), ["once each"]),
         (lambda d: d["depends_on"].pop("madds"), ["depends_on speaks of latency_ms, peak_memory_mib"]),
         (lambda d: d["depends_on"].update(madds="partition"), ["madds depends on partition", "per_partition"]),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from costs import CostError, CostTable, FixedCost, LayerCost, Resource
+from costs import CostError, CostTable, FixedCost, LayerCost, Resource, budget_range
+from costs.forms import partition_costs
 from costs.join import join_tables
 
 MakeTable = Callable[..., CostTable]
@@ -78,6 +79,15 @@ def test_an_unknown_resource_is_refused_with_the_known_ones(table: CostTable) ->
             ask(Resource.LATENCY_MS)
 
 
+def test_a_resource_is_known_by_its_key(table: CostTable) -> None:
+    for ask in (table.fixed_cost, table.shared_total, table.split_total, table.separate_total, table.dependence):
+        assert ask("madds") == ask(Resource.MADDS)  # type: ignore[arg-type]
+        with pytest.raises(CostError, match=r"found 'watts', known: madds, params, latency_ms, peak_memory_mib"):
+            ask("watts")  # type: ignore[arg-type]
+    assert table.architecture_cost([1, 2], "params") == table.architecture_cost([1, 2], Resource.PARAMS)  # type: ignore[arg-type]
+    assert budget_range(table, "madds") == budget_range(table, Resource.MADDS)  # type: ignore[arg-type]
+
+
 def test_json_round_trip_with_resources_as_keys(table: CostTable) -> None:
     text = table.to_json()
     assert CostTable.from_json(text) == table
@@ -85,6 +95,13 @@ def test_json_round_trip_with_resources_as_keys(table: CostTable) -> None:
     assert data["schema_version"] == 1
     assert data["depends_on"] == "groups_proportional"
     assert data["layers"][0] == {"name": "layer0", "per_group": {"madds": 100.0, "params": 1.0}}
+
+
+def counts(data: Any) -> list[Any]:
+    """Return the layers, whose costs now are three numbers: by number of groups."""
+    for layer in data["layers"]:
+        layer["per_group"] = {resource: [cost] * 3 for resource, cost in layer["per_group"].items()}
+    return list(data["layers"])
 
 
 def broken(table: CostTable, change: Callable[[Any], object]) -> str:
@@ -102,7 +119,17 @@ def broken(table: CostTable, change: Callable[[Any], object]) -> str:
         (lambda d: d["layers"][1]["per_group"].update(madds=-1.0), ["layers.1.per_group.madds", "-1.0", "0"]),
         (lambda d: d["layers"][1]["per_group"].update(madds=float("nan")), ["layers.1.per_group.madds", "finite"]),
         (lambda d: d["layers"][1]["per_group"].update(madds="12"), ["layers.1.per_group.madds", "'12'"]),
-        (lambda d: d["layers"][1]["per_group"].update(watts=1.0), ["layers.1.per_group.watts"]),
+        (
+            lambda d: d["layers"][1]["per_group"].update(watts=1.0),
+            [
+                "layers.1.per_group.watts: 'watts' is no resource known here; known: madds, params, latency_ms, peak_memory_mib"
+            ],
+        ),
+        (
+            lambda d: [layer["per_group"].update(watts=1.0) for layer in d["layers"]],
+            ["layers.0.per_group.watts: 'watts' is no resource", "peak_memory_mib (and in 1 more places). Correct"],
+        ),
+        (lambda d: d["fixed"][0]["cost"].update(watts=1.0), ["fixed.0.cost.watts: 'watts' is no resource"]),
         (lambda d: d["layers"][1]["per_group"].pop("params"), ["layer 'layer1' states madds", "same resources"]),
         (lambda d: d["fixed"][0]["cost"].pop("params"), ["fixed part 'stem' states madds", "same resources"]),
         (lambda d: [layer.update(per_group={}) for layer in d["layers"]], ["states no cost"]),
@@ -112,8 +139,27 @@ def broken(table: CostTable, change: Callable[[Any], object]) -> str:
         (lambda d: d.update(tasks=[]), ["tasks"]),
         (lambda d: d["layers"][1].update(name="layer0"), ["['layer0'] named more than once"]),
         (lambda d: d.update(layers=[]), ["layers"]),
-        (lambda d: d.update(colour="red"), ["colour"]),
-        (lambda d: d.update(depends_on="moon"), ["depends_on", "groups_proportional"]),
+        (lambda d: d.update(colour="red"), ["colour: a table has no such key"]),
+        (
+            lambda d: d.update(depends_on="moon"),
+            ["nano.json: depends_on: found 'moon', expected one of groups_proportional, group_count, partition, or an"],
+        ),
+        (lambda d: d.update(depends_on=["partition"]), ["depends_on: found ['partition'], expected one of"]),
+        (
+            lambda d: d.update(depends_on={"watts": "group_count"}),
+            ["nano.json: depends_on.watts: 'watts' is no resource known here; known: madds"],
+        ),
+        (
+            lambda d: d.update(depends_on={"madds": "moon", "params": "partition"}),
+            ["nano.json: depends_on.madds: found 'moon', expected one of groups_proportional, group_count, partition."],
+        ),
+        (
+            lambda d: [d.pop("depends_on"), *(x.update(per_count=x.pop("per_group")) for x in counts(d))],
+            [
+                "madds depends on groups_proportional (the default, as depends_on is missing)",
+                '"madds": "group_count"',
+            ],
+        ),
         (lambda d: d.update(input_size=[0, 5]), ["input_size.0"]),
     ],
 )
@@ -124,6 +170,9 @@ def test_a_broken_table_is_refused_with_place_and_rule(
         CostTable.from_json(broken(table, change), where="nano.json")
     for word in ["nano.json", *words]:
         assert word in str(caught.value)
+    profile_again = "bmtas profile" in str(caught.value)
+    assert profile_again == ("found schema_version" in str(caught.value) and "newer" not in str(caught.value))
+    assert "literal[" not in str(caught.value)
 
 
 def test_what_is_not_json_is_refused() -> None:
@@ -212,18 +261,25 @@ def test_a_resource_of_both_is_joined_if_it_is_equal(table: CostTable) -> None:
         ({"tasks": ["task0", "task1", "depth"], "fixed": []}, ["'depth'", "'task2'"]),
         ({"input_size": (96, 64)}, ["input size", "(96, 64)", "(64, 96)"]),
         ({"batch": 2}, ["batch 2", "batch 1"]),
-        ({"layers": [LayerCost(name="layer0", per_count={MS: [1, 1, 1]})]}, ["['layer0']", "['layer0', 'layer1']"]),
+        (
+            {"layers": [LayerCost(name="layer0", per_count={MS: [1, 1, 1]})]},
+            ["layers: ['layer1'] of the table it is joined to are missing;"],
+        ),
+        (
+            {"layers": [LayerCost(name=f"layer{i}", per_count={MS: [1, 1, 1]}) for i in (0, 9)]},
+            ["layers: found ['layer9'], which the table it is joined to does not have and ['layer1'] of the table"],
+        ),
         (
             {"layers": [LayerCost(name=f"layer{i}", per_count={MS: [1, 1, 1]}) for i in (1, 0)]},
-            ["['layer1', 'layer0']", "`bmtas profile --json`"],
+            ["found ['layer1', 'layer0'] in the place of ['layer0', 'layer1']", "`bmtas profile --json`"],
         ),
-        ({"fixed": []}, ["fixed parts []", "'head task0'", "'stem'"]),
+        ({"fixed": []}, ["fixed parts: ['head task0', 'head task1', 'head task2', 'stem'] of the table"]),
     ],
 )
 def test_a_table_of_another_network_is_not_joined(table: CostTable, changes: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(CostError) as caught:
         join_tables(table, measured(table, **changes), "board.json")
-    for word in ["board.json: found", "both tables must be of the same network", *words]:
+    for word in ["board.json: ", "both tables must be of the same network", *words]:
         assert word in str(caught.value)
 
 
@@ -252,3 +308,21 @@ def test_a_resource_that_depends_on_something_else_is_refused(make_general_table
         join_tables(counts, make_general_table(3, latency=np.ones((2, 5))), "board.json")
     with pytest.raises(CostError, match=r"layer1 costs \[1.0, 1.0, 2.0\] in latency_ms there"):
         join_tables(counts, make_general_table(3, latency=np.array([[1.0, 1, 1], [1, 1, 2]])), "board.json")
+
+def test_tables_stay_equal_and_copies_compute_anew(make_general_table: Callable[..., CostTable]) -> None:
+    latency = np.array([[1.0, 2.5, 3.0], [2.0, 2.5, 7.0]])
+    one, other = make_general_table(3, latency), make_general_table(3, latency)
+    for table in (one, other):
+        partition_costs(table, Resource.LATENCY_MS)
+    assert one == other
+    assert one != make_general_table(3, latency + 1)
+    tenfold = one.model_copy(
+        update={
+            "layers": [
+                layer.model_copy(update={"per_count": {Resource.LATENCY_MS: [10 * c for c in costs]}})
+                for layer, costs in zip(one.layers, latency.tolist(), strict=True)
+            ]
+        }
+    )
+    assert partition_costs(tenfold, Resource.LATENCY_MS)[0].tolist() == [10, 25, 25, 25, 30]
+    assert one != tenfold
