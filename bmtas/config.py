@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bmtas.tasks import Task
 
@@ -21,6 +21,42 @@ class Optimiser(str, Enum):
 
     SGD = "sgd"  # the paper: momentum 0.9, weight decay 0.0001, poly schedule
     ADAMW = "adamw"  # learns from random weights in few steps, where SGD with the paper's rate has hardly moved
+
+
+class Estimator(str, Enum):
+    """How a step passes through the supergraph."""
+
+    SOFT = "soft"  # the paper: all candidates of a layer, mixed by softened samples (Gumbel-softmax)
+    SAMPLED = "sampled"  # one candidate per task and layer; the gradient is that of the chosen one's weight (GDAS)
+
+
+class Precision(str, Enum):
+    """Of the convolutions in a search's passes."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"  # by autocast; weights, statistics and losses stay float32
+
+
+class ResourceTermKind(str, Enum):
+    """How the cost enters the loss of the architecture parameters."""
+
+    BUDGET = "budget"  # a multiplier drives the expected cost to the budget
+    WEIGHT = "weight"  # the paper, Eq. 4: a fixed weight, and no budget during the search
+    NONE = "none"  # the paper's ablation "w/o res. loss": the tasks alone decide
+
+
+class CostEstimate(str, Enum):
+    """What is taken for the expected cost."""
+
+    EXACT = "exact"
+    PUBLISHED = "published"  # the paper's Eq. 6, which over-counts; for comparison
+
+
+class Decode(str, Enum):
+    """How an architecture is taken from the probabilities."""
+
+    BEST = "best"  # the most probable one within the budgets
+    ARGMAX = "argmax"  # the paper: every task's most probable candidates, whatever that costs
 
 
 class SearchSettings(_Settings):
@@ -39,9 +75,24 @@ class SearchSettings(_Settings):
     # images. Paper: none; but its thousands of steps are what lets the term work its way down layer by layer.
     resource_steps: int = Field(default=0, ge=0)
     resource_learning_rate: float = Field(default=0.01, gt=0)
+    estimator: Estimator = Estimator.SOFT
+    precision: Precision = Precision.FP32
+    activation_checkpointing: bool = False  # half the memory or less, for about a third more time
+    resource_term: ResourceTermKind = ResourceTermKind.BUDGET
+    resource_weight: float | None = Field(default=None, ge=0)  # loss per GMAdds; of resource_term "weight"
+    cost_estimate: CostEstimate = CostEstimate.EXACT
     temperature_start: float = Field(default=5.0, gt=0)  # paper
     temperature_end: float = Field(default=0.1, gt=0)  # paper
     scales: tuple[float, ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _check_weight(self) -> SearchSettings:
+        if (self.resource_weight is None) == (self.resource_term is ResourceTermKind.WEIGHT):
+            raise ValueError(
+                f"resource_weight is {self.resource_weight} and resource_term is {self.resource_term.value!r}: a weight "
+                "belongs to the term 'weight', and to no other"
+            )
+        return self
 
 
 class TrainSettings(_Settings):
@@ -167,6 +218,7 @@ class RunConfig(_Settings):
     search: SearchSettings
     train: TrainSettings
     table_digest: str | None = None
+    decode: Decode = Decode.BEST
 
     def task_list(self) -> tuple[Task, ...]:
         """Return the tasks, in output order."""

@@ -14,6 +14,9 @@ class Progress(Protocol):
     def advance(self, **values: float) -> None:
         """Finish one step; `values` are worth showing."""
 
+    def state(self, **texts: str) -> None:
+        """Tell what holds until it is told anew: shown beside the steps."""
+
     def note(self, text: str) -> None:
         """Say something once."""
 
@@ -25,6 +28,9 @@ class Silent:
         """Do nothing."""
 
     def advance(self, **values: float) -> None:
+        """Do nothing."""
+
+    def state(self, **texts: str) -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from bmtas.architecture import Architecture
-from bmtas.config import PRESETS, Preset, RunConfig, reduced_size
+from bmtas.config import PRESETS, Decode, Preset, ResourceTermKind, RunConfig, reduced_size
 from bmtas.data.batches import Loader
 from bmtas.data.check import check_labels
 from bmtas.data.protocol import Dataset
@@ -23,12 +23,13 @@ from bmtas.device import pick_device
 from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
 from bmtas.expectation import expect_run
-from bmtas.files import atomic_path, write_json
+from bmtas.files import atomic_path, read_lines, write_json
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
 from bmtas.networks.weights import load_weights
 from bmtas.pictures import prediction_sheet
 from bmtas.plots import draw_search
+from bmtas.plots_over_time import draw_sharing
 from bmtas.profile import build_table
 from bmtas.progress import Progress
 from bmtas.proof import prove_costs
@@ -36,10 +37,11 @@ from bmtas.runs import Run, all_runs, create_run
 from bmtas.search import Search
 from bmtas.tables import digest, read_table
 from bmtas.train import Training, load_network
-from costs.decode import best_architecture
+from costs.decode import argmax_architecture, best_architecture
 from costs.errors import BudgetBelowReach
 from costs.join import join_tables
 from costs.lattice import MOST_INTERVAL_TASKS
+from costs.partitions import Grouping
 from costs.reach import budget_range, check_budgets
 from costs.splits import MOST_DECODED_TASKS
 from costs.table import CostTable
@@ -57,12 +59,14 @@ class Request:
     tasks: list[str] | None = None
     backbone: str = "mobilenet_v2"
     budgets: tuple[str, ...] = ()
+    decode: Decode = Decode.BEST
     table: Path | None = None
     preset: Preset = Preset.QUICK
     weights: str | None = None
     seed: int = 0
     size: tuple[int, int] | None = None
     search_size: tuple[int, int] | None = None
+    no_resizing: bool = False
     train_size: tuple[int, int] | None = None
     search_overrides: dict[str, Any] | None = None
     train_overrides: dict[str, Any] | None = None
@@ -94,8 +98,14 @@ def plan_search(request: Request) -> Plan:
     table = build_table(backbone, tasks, size)
     if own is not None:
         table = join_tables(table, own, str(request.table))
-    budgets, notes = resolve_budgets(asked, table)
-    search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
+    search = _overridden(preset.search, request.search_overrides)
+    budgets, notes = _budgets(asked, table, search.resource_term)
+    if request.decode is Decode.ARGMAX and budgets:
+        raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
+    if request.no_resizing:
+        search_size = size
+    else:
+        search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
     train_size = request.train_size or _smaller(size, preset.train_pixels)
     weights = request.weights or preset.weights
     if weights == "none":
@@ -118,9 +128,10 @@ def plan_search(request: Request) -> Plan:
         deploy_size=size,
         search_size=search_size,
         train_size=train_size,
-        search=_overridden(preset.search, request.search_overrides),
+        search=search,
         train=_overridden(preset.train, request.train_overrides),
         table_digest=None if own is None else digest(own),
+        decode=request.decode,
     )
     return Plan(config, table, tuple(budgets), dataset, tuple(notes))
 
@@ -170,6 +181,7 @@ def resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bud
         check_budgets(table, asked)
     except BudgetBelowReach as error:
         raise BudgetError(str(error)) from None
+    _check_together(table, asked)
     for budget in asked:
         split, separate = table.split_total(budget.resource), table.separate_total(budget.resource)
         if budget.value >= budget_range(table, budget.resource)[1]:
@@ -178,6 +190,38 @@ def resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bud
                 f"separate networks {format_quantity(separate, budget.resource)}"
             )
     return list(asked), notes
+
+
+def _check_together(table: CostTable, budgets: Sequence[Budget]) -> None:
+    """Refuse budgets that no network is within all of, which can be where a cost falls with more groups.
+
+    Raises BudgetError, naming what the others leave of each resource.
+    """
+    count = len(table.tasks)
+    anything = np.full((len(table.layers), count, count), 1.0 / count)
+    try:
+        best_architecture(anything, table, budgets)
+    except BudgetBelowReach as error:
+        reason = str(error)
+    else:
+        return
+    left = []
+    for budget in budgets:
+        others = [b for b in budgets if b is not budget]
+        with contextlib.suppress(BudgetBelowReach):
+            within = best_architecture(anything, table, others)
+            left.append(
+                f"a network within the others has {format_quantity(within.cost[budget.resource], budget.resource)}"
+            )
+    raise BudgetError("; ".join([reason, *left]))
+
+
+def _budgets(asked: Sequence[Budget], table: CostTable, kind: ResourceTermKind) -> tuple[list[Budget], list[str]]:
+    """Return the budgets, none where the loss of the search knows none and none was asked for, and notes."""
+    if asked or kind is ResourceTermKind.BUDGET:
+        return resolve_budgets(asked, table)
+    how = "a fixed resource weight" if kind is ResourceTermKind.WEIGHT else "no resource term"
+    return [], [f"{how} and no --budget: whatever the search comes to is handed over"]
 
 
 def _check_expected(table: CostTable, budget: Budget) -> None:
@@ -212,6 +256,8 @@ def run_search(plan: Plan, root: Path, progress: Progress, *, device: str = "aut
     _write_found(run, plan, probabilities)
     try:
         draw_search(run, expect_run(run))
+        history = read_lines(run.search_folder / "history.jsonl")
+        draw_sharing(history, [task["name"] for task in plan.config.tasks], run.search_folder / "sharing.png")
     except EnvironmentProblem as error:  # the architecture is there, and a search is too long to fail over a picture
         progress.note(f"no pictures: {error}")
     return run
@@ -227,38 +273,50 @@ def _unfinished(root: Path, config: RunConfig) -> Run | None:
     return None
 
 
+def _decode(plan: Plan, probabilities: np.ndarray) -> tuple[tuple[Grouping, ...], dict[str, Any]]:
+    """Return the architecture's groupings, and how it was found, as plain JSON values."""
+    if plan.config.decode is Decode.ARGMAX:
+        return argmax_architecture(probabilities), {"decode": Decode.ARGMAX.value}
+    decoded = best_architecture(probabilities, plan.table, plan.budgets)
+    return decoded.groupings, {
+        "decode": Decode.BEST.value,
+        "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,
+        "exact": decoded.exact,
+        "gap": decoded.gap if np.isfinite(decoded.gap) else None,
+    }
+
+
 def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
     """Decode, prove on the built network that it is within the budgets, and write `architecture.json`.
 
     Its `costs` are those of the table, in which the budgets are kept; `measured` is what the built network takes.
     """
-    decoded = best_architecture(probabilities, plan.table, plan.budgets)
+    # First of all: whatever comes after it can be done again from these.
+    write_json(
+        run.search_folder / "probabilities.json",
+        {
+            "schema_version": 1,
+            "tasks": [task["name"] for task in plan.config.tasks],
+            "layers": [layer.name for layer in plan.table.layers],
+            "probabilities": probabilities.tolist(),
+        },
+    )
+    groupings, found = _decode(plan, probabilities)
     tasks = plan.config.task_list()
     names = [task.name for task in tasks]
     architecture = Architecture(
         backbone=plan.config.backbone,
         tasks=tuple(names),
-        groupings=tuple(tuple(tuple(names[i] for i in b) for b in g) for g in decoded.groupings),
+        groupings=tuple(tuple(tuple(names[i] for i in b) for b in g) for g in groupings),
     )
     stated, measured = prove_costs(build_network(architecture, tasks), architecture, plan.table, plan.budgets)
-    write_json(
-        run.search_folder / "probabilities.json",
-        {
-            "schema_version": 1,
-            "tasks": names,
-            "layers": [layer.name for layer in plan.table.layers],
-            "probabilities": probabilities.tolist(),
-        },
-    )
     write_json(
         run.architecture_path,
         {
             **architecture.to_json(),
             "costs": {resource.value: value for resource, value in stated.items()},
             "measured": {resource.value: value for resource, value in measured.items()},
-            "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,
-            "exact": decoded.exact,
-            "gap": decoded.gap if np.isfinite(decoded.gap) else None,
+            **found,
         },
     )
 

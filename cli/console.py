@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from bmtas.errors import UsageError
 from bmtas.files import write_text
@@ -57,6 +59,8 @@ class ShownProgress:
         self._console = err()
         self._quiet = quiet
         self._bar: RichProgress | None = None
+        self._live: Live | None = None
+        self._texts: dict[str, str] = {}
         self._name = ""
         self._total = self._done = self._done_before = 0
         self._started = self._last_line = 0.0
@@ -74,6 +78,7 @@ class ShownProgress:
         self._stop()
         self._name, self._total, self._done, self._done_before = name, total, done, done
         self._started = self._last_line = time.monotonic()
+        self._texts = {}
         if self._quiet:
             return
         if self._console.is_terminal:
@@ -86,8 +91,9 @@ class ShownProgress:
                 TextColumn("{task.fields[values]}"),
             )
             self._bar = RichProgress(*columns, console=self._console)
-            self._bar.start()
             self._bar.add_task(name, total=total, completed=done, values="")
+            self._live = Live(self._bar, console=self._console, refresh_per_second=4)
+            self._live.start()
         else:
             self._console.print(f"{name}: {done}/{total}")
 
@@ -104,19 +110,28 @@ class ShownProgress:
             self._console.print(
                 f"{self._name}: {self._done}/{self._total}  {elapsed:.0f} s, {left:.0f} s left  {shown}"
             )
+            if self._texts:
+                self._console.print("    " + "; ".join(f"{k}: {v}" for k, v in self._texts.items()), markup=False)
+
+    def state(self, **texts: str) -> None:
+        """Tell what holds until it is told anew."""
+        self._texts |= texts
+        if self._live is not None and self._bar is not None:
+            lines = (Text(f"  {key}: {value}", style="dim") for key, value in self._texts.items())
+            self._live.update(Group(self._bar, *lines))
 
     def note(self, text: str) -> None:
         """Say something once."""
         if not self._quiet:
-            (self._bar.console if self._bar is not None else self._console).print(text, markup=False)
+            self._console.print(text, markup=False)
 
     def _line_is_due(self) -> bool:
         return self._done == self._total or time.monotonic() - self._last_line >= _LINE_EVERY_S
 
     def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = self._bar = None
 
 
 def _short(key: str) -> str:

@@ -50,6 +50,30 @@ def search_command(
         float | None, typer.Option(help="First learning rate of the weights during the search.")
     ] = None,
     train_learning_rate: Annotated[float | None, typer.Option(help="First learning rate of `bmtas train`.")] = None,
+    estimator: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="soft (the paper: all candidates, mixed) or sampled (one candidate per task and layer)."),
+    ] = None,
+    resource_weight: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            help="Instead of steering by a budget, a fixed weight of the loss per expected GMAdds (paper, Eq. 4)."
+        ),
+    ] = None,
+    no_resource_term: Annotated[
+        bool, typer.Option("--no-resource-term", help="Let the tasks alone decide (the paper's ablation).")
+    ] = False,
+    no_resizing: Annotated[
+        bool, typer.Option("--no-resizing", help="Search on images of the deployed size (the paper's ablation).")
+    ] = False,
+    cost_estimate: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="exact, or published: the paper's estimator, which over-counts; for comparison."),
+    ] = None,
+    decode: Annotated[
+        str,
+        typer.Option(help="best (the most probable tree within the budget) or argmax (the paper; keeps no budget)."),
+    ] = "best",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
     new: Annotated[bool, typer.Option("--new", help="Begin a new run even if one like this has not ended.")] = False,
     device: Device = "auto",
@@ -63,7 +87,7 @@ def search_command(
 
     Example: bmtas search --data examples/ccp.yaml --budget 3GMAdds
     """
-    from bmtas.config import Preset
+    from bmtas.config import Decode, Preset
     from bmtas.data.check import check_labels
     from bmtas.errors import UsageError, nearest
     from bmtas.files import read_json
@@ -73,6 +97,12 @@ def search_command(
 
     if preset not in [p.value for p in Preset]:
         raise UsageError(f"unknown preset {preset!r}; {nearest(preset, [p.value for p in Preset])}")
+    if resource_weight is not None and no_resource_term:
+        raise UsageError("--resource-weight and --no-resource-term contradict each other; leave one out")
+    if no_resizing and search_size is not None:
+        raise UsageError("--no-resizing and --search-size contradict each other; leave one out")
+    if decode not in [d.value for d in Decode]:
+        raise UsageError(f"unknown --decode {decode!r}; {nearest(decode, [d.value for d in Decode])}")
     request = Request(
         data=data,
         tasks=[name.strip() for name in tasks.split(",")] if tasks else None,
@@ -80,6 +110,8 @@ def search_command(
         budgets=tuple(budget or ()),
         table=table,
         preset=Preset(preset),
+        decode=Decode(decode),
+        no_resizing=no_resizing,
         weights=weights,
         seed=seed,
         size=parse_size(size, "--size"),
@@ -90,6 +122,10 @@ def search_command(
             "weight_steps": search_steps,
             "batch_size": batch_size,
             "learning_rate": search_learning_rate,
+            "estimator": estimator,
+            "resource_term": "weight" if resource_weight is not None else "none" if no_resource_term else None,
+            "resource_weight": resource_weight,
+            "cost_estimate": cost_estimate,
         },
         train_overrides={"steps": train_steps, "batch_size": batch_size, "learning_rate": train_learning_rate},
     )
@@ -109,8 +145,9 @@ def search_command(
 
 
 def _describe(plan: Any, json: str | None) -> None:
-    from bmtas.search import schedule
+    from bmtas.schedule import Schedule
     from cli.console import emit_json, out
+    from costs.reach import budget_range
     from costs.units import format_quantity
 
     if json is not None:
@@ -123,15 +160,20 @@ def _describe(plan: Any, json: str | None) -> None:
         f"tasks: {', '.join(t['name'] for t in config.tasks)}; backbone {config.backbone}, weights {config.weights}"
     )
     for budget in plan.budgets:
+        least, most = (format_quantity(v, budget.resource) for v in budget_range(plan.table, budget.resource))
         shared, split, separate = (
             format_quantity(total(budget.resource), budget.resource)
             for total in (plan.table.shared_total, plan.table.split_total, plan.table.separate_total)
         )
         console.print(
-            f"budget: {budget.text}; a tree costs {shared} (all shared) to {split} (only the stem shared), separate networks {separate}"
+            f"budget: {budget.text}; trees cost {least} to {most} (all shared {shared}, only the stem shared {split}), separate "
+            f"networks {separate}"
         )
+    if not plan.budgets:
+        console.print("no budget: whatever the search comes to is handed over")
+    console.print(f"estimator: {search.estimator.value}; decode: {config.decode.value}")
     console.print(
-        f"search: {len(schedule(search))} steps at {config.search_size[0]}x{config.search_size[1]}, batch {search.batch_size}: "
+        f"search: {len(Schedule(search))} steps at {config.search_size[0]}x{config.search_size[1]}, batch {search.batch_size}: "
         f"{search.warmup_steps} of warm-up, {search.weight_steps} of weights, the others of the architecture"
     )
     console.print(

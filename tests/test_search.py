@@ -21,7 +21,9 @@ from bmtas.interrupt import Interrupted
 from bmtas.memory import peak_activations
 from bmtas.networks.network import build_network
 from bmtas.progress import Progress, Silent
-from bmtas.search import Search, expected_in, schedule
+from bmtas.resource_term import expected_in
+from bmtas.schedule import Schedule
+from bmtas.search import Search
 from bmtas.workflow import Plan, Request, plan_search, resolve_budgets, run_search
 from costs.table import CostTable, FixedCost, LayerCost
 from costs.units import Resource, parse_budget
@@ -127,7 +129,7 @@ def test_the_schedule_is_warm_up_then_cycles() -> None:
     settings = PRESETS[Preset.QUICK].search.model_copy(
         update={"warmup_steps": 2, "weight_steps": 5, "weight_steps_per_cycle": 3, "arch_steps_per_cycle": 2}
     )
-    told = [(step.phase, step.index, step.first) for step in schedule(settings)]
+    told = [(step.phase, step.index, step.first) for step in Schedule(settings)]
     assert told == [
         ("warm-up", 0, True),
         ("warm-up", 1, False),

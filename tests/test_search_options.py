@@ -1,0 +1,140 @@
+"""Searches other than the default one: without a budget, with the sampled estimator, on one CPU bit for bit the same."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bmtas.config import Decode, Estimator
+from bmtas.errors import BudgetError, UsageError
+from bmtas.interrupt import Interrupted
+from bmtas.progress import Silent
+from bmtas.workflow import Plan, Request, plan_search, run_search
+from costs.decode import argmax_architecture
+from costs.units import Resource
+
+SHORT = {
+    "batch_size": 2,
+    "warmup_steps": 1,
+    "weight_steps": 2,
+    "weight_steps_per_cycle": 1,
+    "arch_steps_per_cycle": 2,
+    "resource_steps": 1,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def plan(budgets: tuple[str, ...] = (), decode: Decode = Decode.BEST, **changes: Any) -> Plan:
+    return plan_search(
+        Request(
+            data="scenes",
+            tasks=["semseg", "depth"],
+            size=(32, 32),
+            budgets=budgets,
+            decode=decode,
+            search_overrides={**SHORT, **changes},
+        )
+    )
+
+
+class StopAfter(Silent):
+    """Sends this process Ctrl-C once so many steps are done."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, **values: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+def found(run: Any) -> tuple[dict[str, Any], np.ndarray]:
+    architecture = json.loads(run.architecture_path.read_text())
+    saved = json.loads((run.search_folder / "probabilities.json").read_text())
+    return architecture, np.array(saved["probabilities"])
+
+
+@pytest.mark.parametrize("kind", ["weight", "none"])
+def test_without_a_budget_the_papers_decode_is_taken(tmp_path: Path, kind: str) -> None:
+    changes = {"resource_weight": 0.5} if kind == "weight" else {}
+    asked = plan(decode=Decode.ARGMAX, resource_term=kind, **changes)
+    assert asked.budgets == ()
+    run = run_search(asked, tmp_path, Silent())
+    architecture, probabilities = found(run)
+    names = architecture["tasks"]
+    groupings = [[[names[t] for t in block] for block in grouping] for grouping in argmax_architecture(probabilities)]
+    assert architecture["groupings"] == groupings
+    assert architecture["decode"] == "argmax"
+    history = [json.loads(line) for line in (run.search_folder / "history.jsonl").read_text().splitlines()]
+    arch = [record for record in history if record["phase"] == "architecture"]
+    low, high = asked.table.shared_total(Resource.MADDS), asked.table.split_total(Resource.MADDS)
+    assert all(low <= record["expected.madds"] <= high for record in arch)
+    assert not any("multiplier.madds" in record for record in arch)
+    assert [("tree" in record, record["phase"]) for record in history].count((True, "architecture")) == 2  # two cycles
+
+
+def test_a_budget_holds_whatever_the_loss(tmp_path: Path) -> None:
+    asked = plan(budgets=("20MMAdds",), resource_term="none")
+    architecture, _ = found(run_search(asked, tmp_path, Silent()))
+    assert architecture["costs"]["madds"] <= 20e6
+    assert asked.table.split_total(Resource.MADDS) > 20e6  # the budget binds
+
+
+def test_the_papers_decode_and_a_budget_contradict_each_other() -> None:
+    with pytest.raises(UsageError, match="argmax keeps no budget"):
+        plan(budgets=("20MMAdds",), decode=Decode.ARGMAX)
+    with pytest.raises(UsageError, match="argmax keeps no budget"):
+        plan(decode=Decode.ARGMAX)  # a budget would be chosen for the search
+
+
+@pytest.mark.parametrize("estimator", list(Estimator))
+def test_stopped_and_resumed_is_bit_for_bit_the_same(tmp_path: Path, estimator: Estimator) -> None:
+    asked = plan(budgets=("20MMAdds",), estimator=estimator.value)
+    straight = found(run_search(asked, tmp_path / "straight", Silent()))
+    for steps in (2, 3):  # in the first cycle's architecture steps, then in the last one
+        with pytest.raises(Interrupted):
+            run_search(asked, tmp_path / "stopped", StopAfter(steps))
+    resumed = found(run_search(asked, tmp_path / "stopped", Silent()))
+    assert len(list((tmp_path / "stopped").iterdir())) == 1
+    assert resumed[0] == straight[0]
+    np.testing.assert_array_equal(resumed[1], straight[1])
+
+
+def test_budgets_that_exclude_each_other_are_refused_before_anything_begins(tmp_path: Path) -> None:
+    # A latency that falls with more groups, and multiply-adds that rise: each budget can be met, both cannot.
+    asked = plan()
+    table = asked.table
+    own = table.model_dump(mode="json")
+    own["depends_on"] = {**{r.value: table.dependence(r) for r in table.resources()}, "latency_ms": "group_count"}
+    for layer in own["layers"]:
+        layer.setdefault("per_count", {})["latency_ms"] = [5.0, 1.0]
+    for part in own["fixed"]:
+        part["cost"]["latency_ms"] = 0.0
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(own))
+    shared = table.shared_total(Resource.MADDS)
+    request = Request(
+        data="scenes",
+        tasks=["semseg", "depth"],
+        size=(32, 32),
+        budgets=(f"{shared / 1e6 * 1.0001:.4f}MMAdds", "20ms"),
+        table=path,
+        search_overrides=SHORT,
+    )
+    with pytest.raises(BudgetError, match=r"no architecture is within all budgets together.*within the others has 90"):
+        plan_search(request)

@@ -1,0 +1,151 @@
+"""The two estimators on real supergraphs: what a weight step changes, and what the architecture learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from bmtas.config import Estimator, Precision
+from bmtas.data.batches import Batch, Loader
+from bmtas.data.source import open_with_tasks
+from bmtas.losses import task_loss
+from bmtas.networks.backbone import get_backbone
+from bmtas.networks.supergraph import Supergraph, own_candidates
+from bmtas.tasks import Task
+from bmtas.updates import choose_updates
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def setting() -> tuple[Supergraph, tuple[Task, ...], Batch]:
+    dataset, tasks = open_with_tasks("scenes", ["semseg", "depth"])
+    torch.manual_seed(0)
+    supergraph = Supergraph(get_backbone("mobilenet_v2"), tasks, None).train()
+    return supergraph, tasks, next(Loader(dataset, "train", tasks, (32, 32)).in_order(2))
+
+
+def weights_of(supergraph: Supergraph) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in supergraph.named_parameters()}
+
+
+@pytest.mark.parametrize("estimator", list(Estimator))
+def test_in_the_warm_up_each_task_changes_its_own_candidates(
+    setting: tuple[Supergraph, tuple[Task, ...], Batch], estimator: Estimator
+) -> None:
+    supergraph, tasks, batch = setting
+    updates = choose_updates(estimator, supergraph, tasks[:1], CPU, Precision.FP32)
+    before = weights_of(supergraph)
+    optimiser = torch.optim.SGD(supergraph.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    mixes = [own_candidates(18, 2, 0), own_candidates(18, 2, 1)]
+    if estimator is Estimator.SOFT:
+        losses = updates.learn_weights(batch, mixes[:1], optimiser)
+        untouched = [n for n, p in supergraph.named_parameters() if torch.equal(p, before[n])]
+        assert set(losses) == {"semseg"}
+        # All of candidate 1 and the other head, weight decay notwithstanding; all else has learned.
+        assert untouched == [
+            n
+            for n in before
+            if n.startswith("heads.depth.") or (n.split(".")[2:3] == ["1"] and n.startswith("layers."))
+        ]
+    else:
+        updates = choose_updates(estimator, supergraph, tasks, CPU, Precision.FP32)
+        assert set(updates.learn_weights(batch, mixes, optimiser)) == {"semseg", "depth"}
+        assert not [n for n, p in supergraph.named_parameters() if torch.equal(p, before[n])]
+
+
+def test_a_sampled_weight_step_follows_the_sum_of_both_losses(
+    setting: tuple[Supergraph, tuple[Task, ...], Batch],
+) -> None:
+    supergraph, tasks, batch = setting
+    choices = torch.zeros(18, 2, dtype=torch.int64)
+    choices[10:, 1] = 1  # together up to layer 9
+    mixes = [torch.nn.functional.one_hot(choices[:, t], 2).float() for t in range(2)]
+    # The reference: each task alone through the soft form with certain weights, losses summed.
+    supergraph.zero_grad(set_to_none=True)
+    with frozen_statistics(supergraph):
+        total = torch.zeros(())
+        for t, task in enumerate(tasks):
+            total = total + task.loss_weight * task_loss(
+                task, supergraph(batch.images, t, mixes[t]), batch.labels[task.name]
+            )
+        total.backward()  # type: ignore[no-untyped-call]
+        wanted = {n: p.grad.clone() for n, p in supergraph.named_parameters() if p.grad is not None}
+        before = weights_of(supergraph)
+        optimiser = torch.optim.SGD(supergraph.parameters(), lr=1.0)
+        updates = choose_updates(Estimator.SAMPLED, supergraph, tasks, CPU, Precision.FP32)
+        losses = updates.learn_weights(batch, mixes, optimiser)
+    assert sum(t.loss_weight * losses[t.name] for t in tasks) == pytest.approx(total.item(), rel=1e-5)
+    for name, parameter in supergraph.named_parameters():
+        step = before[name] - parameter.detach()
+        expected = wanted.get(name, torch.zeros_like(step))
+        assert (step - expected).norm() <= 2e-3 * expected.norm() + 1e-6, name
+
+
+def test_a_sampled_architecture_step_moves_the_chosen_candidates_of_each_task_by_its_own_loss(
+    setting: tuple[Supergraph, tuple[Task, ...], Batch],
+) -> None:
+    supergraph, tasks, batch = setting
+    supergraph.double()
+    batch = Batch(batch.images.double(), batch.labels, batch.ids)
+    torch.manual_seed(1)
+    mixes = [torch.randn(18, 2, dtype=torch.float64).softmax(1).requires_grad_() for _ in tasks]
+    before = weights_of(supergraph)
+    choose_updates(Estimator.SAMPLED, supergraph, tasks, CPU, Precision.FP32).add_gradients(batch, mixes)
+    assert all(torch.equal(p, before[n]) and p.grad is None for n, p in supergraph.named_parameters())
+    for t, task in enumerate(tasks):
+        chosen = mixes[t].argmax(1)
+        certain = torch.nn.functional.one_hot(chosen, 2).double()
+        grad = mixes[t].grad
+        assert grad is not None
+        assert (grad[certain == 0] == 0).all()
+        # Central differences of the gate: the chosen candidate's output a little larger or smaller.
+        for layer in (0, 9, 17):
+            values = []
+            for shift in (1e-5, -1e-5):
+                moved = certain.clone()
+                moved[layer, chosen[layer]] += shift
+                with supergraph.batch_statistics(), torch.no_grad():
+                    prediction = supergraph(batch.images, t, moved)
+                values.append(task.loss_weight * task_loss(task, prediction, batch.labels[task.name]).item())
+            slope = (values[0] - values[1]) / 2e-5
+            assert grad[layer, chosen[layer]].item() == pytest.approx(slope, rel=1e-4, abs=1e-7)
+
+
+def test_bf16_is_close_to_fp32_and_keeps_weights_and_losses_in_float32(
+    setting: tuple[Supergraph, tuple[Task, ...], Batch],
+) -> None:
+    supergraph, tasks, batch = setting
+    mixes = [torch.full((18, 2), 0.5, requires_grad=True) for _ in tasks]
+    found = {
+        precision: choose_updates(Estimator.SOFT, supergraph, tasks, CPU, precision).add_gradients(batch, mixes)
+        for precision in Precision
+    }
+    for task in tasks:
+        exact, half = found[Precision.FP32][task.name], found[Precision.BF16][task.name]
+        assert half != exact  # something was computed in half precision
+        assert half == pytest.approx(exact, rel=0.3)  # random weights, few pixels a batch
+    assert all(p.dtype is torch.float32 for p in supergraph.parameters())
+
+
+class frozen_statistics:  # noqa: N801 -- used as a function
+    """Normalise by running statistics, which both ways of computing see alike."""
+
+    def __init__(self, supergraph: Supergraph) -> None:
+        self.supergraph = supergraph
+
+    def __enter__(self) -> None:
+        self.supergraph.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.supergraph.train()
