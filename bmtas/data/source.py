@@ -8,7 +8,7 @@ from bmtas.data.protocol import Dataset
 from bmtas.errors import UsageError, nearest
 from bmtas.tasks import Task, select_tasks
 
-NAMES = ("scenes",)
+NAMES = ("scenes", "planted")
 """Data sets that need no file."""
 
 MANIFEST_NAME = "manifest.yaml"
@@ -42,7 +42,7 @@ def open_with_tasks(spec: str, names: list[str] | None) -> tuple[Dataset, tuple[
 
 
 def open_dataset(spec: str) -> Dataset:
-    """Open the data set called `spec`: `scenes`, a manifest (.yaml, .yml), or a folder with a manifest.yaml.
+    """Open the data set called `spec`: `scenes`, `planted`, a manifest (.yaml, .yml), or a folder with a manifest.yaml.
 
     Raises UsageError (for an unknown name with the nearest known one), and EnvironmentProblem where a package
     is not installed.
@@ -52,6 +52,10 @@ def open_dataset(spec: str) -> Dataset:
         from bmtas.data.scenes import Scenes
 
         return Scenes()
+    if spec == "planted":
+        from bmtas.data.planted import Planted
+
+        return Planted()
     if path.suffix.lower() in (".yaml", ".yml"):
         from bmtas.data.folder import open_folder
 
