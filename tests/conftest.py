@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from bmtas.architecture import Architecture
 from bmtas.config import PRESETS, Preset, RunConfig
+from bmtas.progress import Silent
 from bmtas.tasks import Task
 
 # Before torch is imported: small tensors on several threads wait for each other, on a busy machine many times as long.
@@ -70,3 +72,21 @@ def run_config() -> Callable[[Sequence[Task], str], RunConfig]:
         )
 
     return configure
+
+
+class SignalAfter(Silent):
+    """Sends this process a signal once `steps` steps of this process are done."""
+
+    def __init__(self, steps: int, signum: int = signal.SIGINT) -> None:
+        self.left, self.signum = steps, signum
+
+    def advance(self, **values: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(self.signum)
+
+
+@pytest.fixture
+def signal_after() -> type[SignalAfter]:
+    """A progress that interrupts what it is given to."""
+    return SignalAfter

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +28,6 @@ from costs.table import CostTable, FixedCost, LayerCost
 from costs.units import Resource, parse_budget
 
 TASKS = ("semseg", "depth")
-
-
-class InterruptAfter(Silent):
-    """Sends this process Ctrl-C once `steps` steps of this process are done."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, **values: float) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 class Collected(Silent):
@@ -86,15 +73,6 @@ class FarAway:
         labels = dict(sample.labels)
         labels["depth"] = np.full_like(labels["depth"], 3e38)  # two of them are more than a float32 holds
         return Sample(sample.id, sample.image, labels)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from more threads, and lose much to them on a machine that others use too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +132,11 @@ def test_probabilities_are_distributions_over_candidates(straight: tuple[np.ndar
 
 
 def test_an_interrupted_search_finds_bit_for_bit_the_same(
-    plan: Plan, straight: tuple[np.ndarray, Path], tmp_path: Path
+    plan: Plan, straight: tuple[np.ndarray, Path], tmp_path: Path, signal_after: Callable[..., Progress]
 ) -> None:
     for already in (0, 2):  # stopped after steps 2 and 4: the signal comes after one step, the next one is the last
         with pytest.raises(Interrupted, match="the same command goes on") as caught:
-            search(plan, tmp_path, InterruptAfter(1))
+            search(plan, tmp_path, signal_after(1))
         assert caught.value.exit_code == 130
         assert load_checkpoint(tmp_path / "checkpoint.pt")["done"] == already + 2
     progress = Collected()
@@ -172,10 +150,10 @@ def test_an_interrupted_search_finds_bit_for_bit_the_same(
 
 
 def test_lines_of_steps_after_the_last_checkpoint_are_written_once(
-    plan: Plan, straight: tuple[np.ndarray, Path], tmp_path: Path
+    plan: Plan, straight: tuple[np.ndarray, Path], tmp_path: Path, signal_after: Callable[..., Progress]
 ) -> None:
     with pytest.raises(Interrupted):
-        search(plan, tmp_path, InterruptAfter(1))
+        search(plan, tmp_path, signal_after(1))
     with (tmp_path / "history.jsonl").open("a") as file:  # as a kill leaves it between the lines and the checkpoint
         file.write('{"step": 2, "phase": "weights", "loss.depth": 1.0}\n{"step": 3, "pha')
     search(plan, tmp_path, Silent())
@@ -200,9 +178,11 @@ def test_a_finished_search_gives_its_result_again_without_a_step(
     assert progress.steps == 0
 
 
-def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_in_place(plan: Plan, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_in_place(
+    plan: Plan, tmp_path: Path, signal_after: Callable[..., Progress]
+) -> None:
     with pytest.raises(Interrupted):
-        search(plan, tmp_path, InterruptAfter(1))
+        search(plan, tmp_path, signal_after(1))
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with pytest.raises(DivergedError, match=r"step 2 .*'depth' is inf; .* stands in .*checkpoint\.pt"):
         search(plan, tmp_path, Silent(), FarAway(plan.dataset))

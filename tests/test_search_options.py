@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from bmtas.config import Decode, Estimator
 from bmtas.errors import BudgetError, UsageError
 from bmtas.interrupt import Interrupted
-from bmtas.progress import Silent
+from bmtas.progress import Progress, Silent
 from bmtas.workflow import Plan, Request, plan_search, run_search
 from costs.decode import argmax_architecture
 from costs.units import Resource
@@ -30,14 +28,6 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def plan(budgets: tuple[str, ...] = (), decode: Decode = Decode.BEST, **changes: Any) -> Plan:
     return plan_search(
         Request(
@@ -49,18 +39,6 @@ def plan(budgets: tuple[str, ...] = (), decode: Decode = Decode.BEST, **changes:
             search_overrides={**SHORT, **changes},
         )
     )
-
-
-class StopAfter(Silent):
-    """Sends this process Ctrl-C once so many steps are done."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, **values: float) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def found(run: Any) -> tuple[dict[str, Any], np.ndarray]:
@@ -103,12 +81,14 @@ def test_the_papers_decode_and_a_budget_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize("estimator", list(Estimator))
-def test_stopped_and_resumed_is_bit_for_bit_the_same(tmp_path: Path, estimator: Estimator) -> None:
+def test_stopped_and_resumed_is_bit_for_bit_the_same(
+    tmp_path: Path, estimator: Estimator, signal_after: Callable[..., Progress]
+) -> None:
     asked = plan(budgets=("20MMAdds",), estimator=estimator.value)
     straight = found(run_search(asked, tmp_path / "straight", Silent()))
     for steps in (2, 3):  # in the first cycle's architecture steps, then in the last one
         with pytest.raises(Interrupted):
-            run_search(asked, tmp_path / "stopped", StopAfter(steps))
+            run_search(asked, tmp_path / "stopped", signal_after(steps))
     resumed = found(run_search(asked, tmp_path / "stopped", Silent()))
     assert len(list((tmp_path / "stopped").iterdir())) == 1
     assert resumed[0] == straight[0]

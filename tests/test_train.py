@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from bmtas.data.source import open_dataset
 from bmtas.errors import DivergedError, UsageError
 from bmtas.interrupt import Interrupted
 from bmtas.networks.network import build_network
-from bmtas.progress import Silent
+from bmtas.progress import Progress, Silent
 from bmtas.train import Training, load_network, parameter_groups
 from bmtas.workflow import Request, plan_search
 
@@ -30,27 +30,6 @@ TREE = Architecture(
     groupings=((TASKS,),) * 4 + ((("semseg",), ("depth", "edge")),) * 13 + ((("semseg",), ("depth",), ("edge",)),),
 )
 STEPS = 4
-
-
-class InterruptAfter(Silent):
-    """Sends this process SIGTERM once `steps` steps of this process are done."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, **values: float) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from more threads, and lose much to them on a machine that others use too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +99,10 @@ def test_a_layer_learns_at_the_rate_over_the_tasks_that_share_it(config: RunConf
 
 
 def test_interrupted_training_ends_with_bit_for_bit_the_same_weights(
-    config: RunConfig, straight: Path, tmp_path: Path
+    config: RunConfig, straight: Path, tmp_path: Path, signal_after: Callable[..., Progress]
 ) -> None:
     with pytest.raises(Interrupted, match="the same command goes on") as caught:
-        training(config, tmp_path).run(InterruptAfter(1))
+        training(config, tmp_path).run(signal_after(1, signal.SIGTERM))
     assert caught.value.exit_code == 143  # 128 and SIGTERM
     assert load_checkpoint(tmp_path / "checkpoint.pt")["done"] == 2
     assert not (tmp_path / "weights.pt").exists()
@@ -157,9 +136,11 @@ def test_lines_without_any_checkpoint_are_written_once(config: RunConfig, straig
     assert steps_of(tmp_path) == list(range(STEPS))
 
 
-def test_training_that_diverges_stops_with_the_last_checkpoint_in_place(config: RunConfig, tmp_path: Path) -> None:
+def test_training_that_diverges_stops_with_the_last_checkpoint_in_place(
+    config: RunConfig, tmp_path: Path, signal_after: Callable[..., Progress]
+) -> None:
     with pytest.raises(Interrupted):
-        training(config, tmp_path).run(InterruptAfter(1))
+        training(config, tmp_path).run(signal_after(1, signal.SIGTERM))
     before = (tmp_path / "checkpoint.pt").read_bytes()
     broken = load_checkpoint(tmp_path / "checkpoint.pt")
     for group in broken["optimiser"]["param_groups"]:
