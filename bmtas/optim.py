@@ -25,8 +25,6 @@ def weight_optimiser(
     if kind is Optimiser.SGD:
         optimiser = torch.optim.SGD(groups, lr=learning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
         _begin_momentum(optimiser)
-        # A checkpoint may come from an optimiser that began a parameter's momentum with its first gradient.
-        optimiser.register_load_state_dict_post_hook(_begin_momentum)
     else:
         optimiser = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=_WEIGHT_DECAY)
     for group in optimiser.param_groups:
@@ -38,14 +36,12 @@ def weight_optimiser(
 def _begin_momentum(optimiser: torch.optim.Optimizer) -> None:
     """Let every momentum begin at zero, which is what it would be before the parameter's first gradient.
 
-    PyTorch's fused SGD fails if some parameters have had a gradient before and others have one for the first time, as in the
-    warm-up, where each task trains its own candidates.
+    PyTorch's fused SGD fails where some parameters have had a gradient before and others have one for the first time, as
+    in the warm-up, where each task trains its own candidates.
     """
     for group in optimiser.param_groups:
         for parameter in group["params"]:
-            state = optimiser.state[parameter]
-            if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
 
 
 def set_poly_rate(optimiser: torch.optim.Optimizer, progress: float) -> None:

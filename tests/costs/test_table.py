@@ -309,6 +309,7 @@ def test_a_resource_that_depends_on_something_else_is_refused(make_general_table
     with pytest.raises(CostError, match=r"layer1 costs \[1.0, 1.0, 2.0\] in latency_ms there"):
         join_tables(counts, make_general_table(3, latency=np.array([[1.0, 1, 1], [1, 1, 2]])), "board.json")
 
+
 def test_tables_stay_equal_and_copies_compute_anew(make_general_table: Callable[..., CostTable]) -> None:
     latency = np.array([[1.0, 2.5, 3.0], [2.0, 2.5, 7.0]])
     one, other = make_general_table(3, latency), make_general_table(3, latency)
