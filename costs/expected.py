@@ -109,7 +109,7 @@ def expected_groups(probs: torch.Tensor) -> torch.Tensor:
     wherever a draw does not refine the grouping before it, which is not the network that is built.
 
     There are 2^T - 1 terms per layer, 31 for five tasks. T = 20 takes 1,048,576 a layer, 8 MiB; with 18 layers and the
-    backward pass 0.7 GiB, and a second or less on two cores (`benchmarks/expected_cost.py`). Gradients are of first order
+    backward pass 0.5 to 0.7 GiB beside PyTorch itself, and about a second on two cores (`benchmarks/expected_cost.py`). Gradients are of first order
     only.
 
     Raises CostError as `sharing_probabilities` does.
