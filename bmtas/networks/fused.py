@@ -118,8 +118,8 @@ class _Context:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Convolutions stay whole, whoever has written them."""
-        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+        """What has a form here stays whole, whoever has written it."""
+        return isinstance(m, (nn.Conv2d, *_CHANNELWISE_MODULES)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _traced(candidate: nn.Module) -> fx.Graph:

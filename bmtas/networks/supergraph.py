@@ -14,6 +14,7 @@ from bmtas.networks.backbone import Backbone, fresh_copy, initialise
 from bmtas.networks.candidates import Candidates, checkpointed, weighted_sum
 from bmtas.networks.forms import chosen_forms
 from bmtas.networks.heads import build_head
+from bmtas.networks.relu6 import use_lean_relu6
 from bmtas.networks.sampled import SampledPass, along_prefixes, checked_choices
 from bmtas.networks.subgrids import use_subgrids
 from bmtas.networks.weights import Weights
@@ -56,6 +57,7 @@ class Supergraph(nn.Module):
             self.layers.append(candidates)
         self.heads = nn.ModuleDict({task.name: build_head(task, backbone) for task in tasks})
         initialise(self.heads)
+        use_lean_relu6(self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
