@@ -77,7 +77,7 @@ class SearchSettings(_Settings):
     resource_learning_rate: float = Field(default=0.01, gt=0)
     estimator: Estimator = Estimator.SOFT
     precision: Precision = Precision.FP32
-    activation_checkpointing: bool = False  # half the memory or less, for about a third more time
+    activation_checkpointing: bool = False  # less memory for more time: layers are computed twice
     resource_term: ResourceTermKind = ResourceTermKind.BUDGET
     resource_weight: float | None = Field(default=None, ge=0)  # loss per GMAdds; of resource_term "weight"
     cost_estimate: CostEstimate = CostEstimate.EXACT

@@ -54,6 +54,13 @@ def search_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="soft (the paper: all candidates, mixed) or sampled (one candidate per task and layer)."),
     ] = None,
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="fp32, or bf16: convolutions in half precision; weights and losses stay float32."),
+    ] = None,
+    activation_checkpointing: Annotated[
+        bool, typer.Option("--activation-checkpointing", help="Less memory for more time: layers are computed twice.")
+    ] = False,
     resource_weight: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -123,6 +130,8 @@ def search_command(
             "batch_size": batch_size,
             "learning_rate": search_learning_rate,
             "estimator": estimator,
+            "precision": precision,
+            "activation_checkpointing": activation_checkpointing or None,
             "resource_term": "weight" if resource_weight is not None else "none" if no_resource_term else None,
             "resource_weight": resource_weight,
             "cost_estimate": cost_estimate,

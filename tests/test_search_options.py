@@ -118,3 +118,13 @@ def test_budgets_that_exclude_each_other_are_refused_before_anything_begins(tmp_
     )
     with pytest.raises(BudgetError, match=r"no architecture is within all budgets together.*within the others has 90"):
         plan_search(request)
+
+
+def test_half_precision_and_checkpointing_search_as_well(tmp_path: Path) -> None:
+    asked = plan(budgets=("20MMAdds",), precision="bf16", activation_checkpointing=True)
+    architecture, probabilities = found(run_search(asked, tmp_path, Silent()))
+    assert architecture["costs"]["madds"] <= 20e6
+    assert np.isfinite(probabilities).all()
+    exact, exact_probabilities = found(run_search(plan(budgets=("20MMAdds",)), tmp_path / "exact", Silent()))
+    assert exact["tasks"] == architecture["tasks"]
+    assert not np.array_equal(exact_probabilities, probabilities)  # something was computed in half precision
