@@ -1,6 +1,6 @@
 """One step of the search over all tasks: the published step against ours, in time and in memory.
 
-    python benchmarks/search_step.py [--rounds 10] [--profile] [--device cuda --precision bf16]
+    python benchmarks/search_step.py [--rounds 10] [--profile | --parts] [--device cuda --precision bf16]
 
 The published step is written here from the paper (section 3, appendix A) and from what is known of its code. In every
 layer all T candidates are run, for every task and in the warm-up too, where their weights are one-hot; their outputs are
@@ -27,7 +27,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,8 @@ from bmtas.losses import task_loss
 from bmtas.networks.backbone import channels_last, fresh_copy, get_backbone
 from bmtas.networks.forms import FUSED, device_name
 from bmtas.networks.heads import build_head
+from bmtas.networks.relu6 import LeanReLU6
+from bmtas.networks.subgrids import use_subgrids
 from bmtas.networks.supergraph import Supergraph, own_candidates
 from bmtas.optim import weight_optimiser
 from bmtas.relaxation import gumbel_softmax
@@ -47,6 +51,7 @@ TASKS = TASK_SETS["pascal-context"]
 BACKBONE = get_backbone("mobilenet_v2")
 RATE, TEMPERATURE = 0.005, 2.5  # paper: the rate at the start, the temperature halfway
 PUBLISHED, OURS = "published", "ours"
+Key = TypeVar("Key")
 # What ours is compared with: the published search has no sampled steps, a sampled one stands for the soft one.
 STEPS = {
     "warm-up": "warm-up",
@@ -113,27 +118,25 @@ class Bench:
         self.own = [own_candidates(layers, candidates, t).to(self.device) for t in range(tasks)]
         self.logits = torch.zeros(self.ours.shape, device=self.device, requires_grad=True)
         self.arch = torch.optim.Adam([self.logits], lr=0.01, weight_decay=5e-5)
+        adam, theirs, mine = arguments.optimiser == "adam", self.published.parameters(), self.ours.parameters()
         self.optimisers = {
-            PUBLISHED: torch.optim.SGD(self.published.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4),
-            OURS: weight_optimiser(Optimiser.SGD, self.ours.parameters(), RATE),
+            PUBLISHED: torch.optim.Adam(theirs, lr=1e-3, weight_decay=1e-4)
+            if adam
+            else torch.optim.SGD(theirs, lr=RATE, momentum=0.9, weight_decay=1e-4),
+            OURS: weight_optimiser(*((Optimiser.ADAMW, mine, 1e-3) if adam else (Optimiser.SGD, mine, RATE))),
         }
-        if arguments.optimiser == "adam":
-            self.optimisers = {
-                PUBLISHED: torch.optim.Adam(self.published.parameters(), lr=1e-3, weight_decay=1e-4),
-                OURS: weight_optimiser(Optimiser.ADAMW, self.ours.parameters(), 1e-3),
-            }
         self.models: dict[str, PublishedSupergraph | Supergraph] = {PUBLISHED: self.published, OURS: self.ours}
         self.inputs = {PUBLISHED: self.images, OURS: self.images.to(memory_format=torch.channels_last)}
 
     def step(self, side: str, name: str) -> None:
         """Take one step over all tasks."""
-        kind = name.split()
-        if kind[0] == "sampled":
-            self._sampled_weights() if kind[1] == "weights" else self._sampled_architecture()
-        elif name == "soft architecture":
-            self._architecture(side)
-        else:
-            self._weights(side, warm_up=name == "warm-up")
+        {
+            "warm-up": lambda: self._weights(side, warm_up=True),
+            "soft weights": lambda: self._weights(side, warm_up=False),
+            "soft architecture": lambda: self._architecture(side),
+            "sampled weights": self._sampled_weights,
+            "sampled architecture": self._sampled_architecture,
+        }[name]()
         self.wait()
 
     def floor(self) -> None:
@@ -149,11 +152,9 @@ class Bench:
             prediction: Tensor = self.models[side](self.inputs[side], task, mix)
         return prediction
 
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
+    def autocast(self) -> torch.autocast:
         """Return the context of the chosen precision."""
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def loss(self, task: int, prediction: Tensor) -> Tensor:
         """Return the weighted loss of one task."""
@@ -166,8 +167,7 @@ class Bench:
 
     def wait(self) -> None:
         """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        torch.cuda.synchronize() if self.device.type == "cuda" else None
 
     def _weights(self, side: str, *, warm_up: bool) -> None:
         optimiser = self.optimisers[side]
@@ -245,22 +245,22 @@ def check_same(arguments: argparse.Namespace, forms: tuple[str, ...]) -> None:
     print("same weights, same mix, float64: apart by " + ", ".join(f"{name} {v:.0e}" for name, v in apart.items()))
 
 
-def timed(action: Callable[[], None]) -> float:
-    """Return the seconds that `action` takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+def in_turn(actions: dict[Key, Callable[[], object]], rounds: int) -> dict[Key, list[float]]:
+    """Return the seconds of each action in each round; the first round of all warms up and is left out."""
+    times: dict[Key, list[float]] = {key: [] for key in actions}
+    for _ in range(rounds + 1):
+        for key, action in actions.items():
+            start = time.perf_counter()
+            action()
+            times[key].append(time.perf_counter() - start)
+    return {key: taken[1:] for key, taken in times.items()}
 
 
 def compare(bench: Bench, rounds: int) -> None:
     """Print times and ratios; all steps in turn."""
     sides = [(PUBLISHED, name) for name in dict.fromkeys(STEPS.values())] + [(OURS, name) for name in STEPS]
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in [*sides, ("floor", "")]}
-    for turn in range(rounds + 1):
-        for side, name in sides:
-            seconds = timed(lambda side=side, name=name: bench.step(side, name))  # type: ignore[misc]
-            times[side, name] += [seconds] if turn else []  # the first turn warms up
-        times["floor", ""] += [timed(bench.floor)] if turn else []
+    actions: dict[tuple[str, str], Callable[[], object]] = {key: partial(bench.step, *key) for key in sides}
+    times = in_turn(actions | {("floor", ""): bench.floor}, rounds)
     print(f"\n{'step':22}{'published ms':>14}{'ours ms':>10}{'ratio':>8}  {'10 to 90 %':>14}{'over the floor':>16}")
     for name, reference in STEPS.items():
         theirs, mine, floor = times[PUBLISHED, reference], times[OURS, name], times["floor", ""]
@@ -276,23 +276,22 @@ def compare(bench: Bench, rounds: int) -> None:
 
 def peak_mib(bench: Bench, side: str, name: str) -> float:
     """Return the peak memory in MiB of two steps, above what was taken before."""
-    if bench.device.type == "cuda":
+    on_gpu = bench.device.type == "cuda"
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        for _ in range(2):
-            bench.step(side, name)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what the preparation has freed must not hide what a step takes
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; a process would inherit its parent's
-    before = high_water_kib()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)  # what the preparation has freed must not hide what a step takes
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; a process would inherit its parent's
+    peak = (lambda: torch.cuda.max_memory_allocated() / 2**20) if on_gpu else high_water_mib
+    before = peak()
     for _ in range(2):
         bench.step(side, name)
-    return (high_water_kib() - before) / 2**10
+    return peak() - before
 
 
-def high_water_kib() -> int:
+def high_water_mib() -> float:
     """Return the peak resident memory of this process (Linux)."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def compare_memory(arguments: list[str]) -> None:
@@ -306,15 +305,52 @@ def compare_memory(arguments: list[str]) -> None:
         print(f"{name:22}{found[0]:14.0f}{found[1]:10.0f}{found[2]:14.0f}", flush=True)
 
 
+def parts(bench: Bench, rounds: int) -> None:
+    """Print what single parts of our step save on a CPU: each against PyTorch's own, in turn, medians."""
+    channels, size = 960, bench.images.shape[-1] // 16
+    dilated = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=2, dilation=2, groups=channels)).to(bench.device)
+    on_subgrids = nn.Sequential(dilated[0])
+    use_subgrids(on_subgrids)
+    deep = torch.randn(len(bench.images), channels, size, size, device=bench.device)
+    wide = torch.randn(len(bench.images), 144, 4 * size, 4 * size, device=bench.device)
+
+    def both_ways(module: nn.Module, x: Tensor) -> Callable[[], None]:
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
+        return lambda: module(x * 1).sum().backward()
+
+    weights = list(bench.ours.parameters())
+    for parameter in weights:
+        parameter.grad = torch.randn_like(parameter)
+    groups = [list(same) for layer in bench.ours.layers for same in zip(*(c.parameters() for c in layer), strict=True)]
+    comparisons: dict[str, dict[str, Callable[[], object]]] = {
+        f"dilated depthwise, {channels} channels, {size}x{size}": {
+            "dilated": both_ways(dilated, deep),
+            "subgrids": both_ways(on_subgrids, deep),
+        },
+        f"ReLU6, 144 channels, {4 * size}x{4 * size}": {
+            "in place": both_ways(nn.ReLU6(inplace=True), wide),
+            "lean": both_ways(LeanReLU6(), wide),
+        },
+        "joining all candidates' parameters": {"cat": lambda: [torch.cat(same) for same in groups]},
+    }
+    for kind, plain in ((Optimiser.SGD, torch.optim.SGD), (Optimiser.ADAMW, torch.optim.AdamW)):
+        extra = {"momentum": 0.9} if kind is Optimiser.SGD else {}
+        comparisons[kind.value] = {
+            "loop": plain(weights, lr=1e-9, foreach=False, **extra).step,
+            "foreach": plain(weights, lr=1e-9, foreach=True, **extra).step,
+            "fused": weight_optimiser(kind, weights, 1e-9).step,
+        }
+    for name, sides in comparisons.items():
+        shown = [f"{side} {statistics.median(taken) * 1e3:.2f}" for side, taken in in_turn(sides, rounds).items()]
+        print(f"{name}, ms: {', '.join(shown)}", flush=True)
+
+
 def profile(bench: Bench, side: str, name: str) -> None:
     """Print the operators that take most of one step's time."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if bench.device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
     bench.step(side, name)
-    with torch.profiler.profile(activities=activities) as found:
+    with torch.profiler.profile() as found:
         bench.step(side, name)
-    key = "self_cuda_time_total" if bench.device.type == "cuda" else "self_cpu_time_total"
+    key = "self_device_time_total" if bench.device.type == "cuda" else "self_cpu_time_total"
     print(f"\n{side}, {name}")
     print(found.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40))
 
@@ -331,6 +367,7 @@ def main() -> None:
     parser.add_argument("--forms", choices=["measured", "sequential", "fused"], default="measured")
     parser.add_argument("--checkpointing", action="store_true", help="ours keeps only the inputs of layers")
     parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
+    parser.add_argument("--parts", action="store_true", help="print what single parts save instead")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     bench = Bench(arguments)
@@ -349,14 +386,16 @@ def main() -> None:
     )
     fused = [i for i, form in enumerate(bench.ours.forms) if form == FUSED]
     print(f"layers whose candidates run together: {fused or 'none'}")
+    if arguments.parts:
+        parts(bench, arguments.rounds)
+        return
     if arguments.profile:
         for side, name in [(PUBLISHED, "soft weights"), *((OURS, name) for name in STEPS)]:
             profile(bench, side, name)
         return
     check_same(arguments, bench.ours.forms)
     compare(bench, arguments.rounds)
-    forwarded = [a for a in sys.argv[1:] if a != "--checkpointing"]
-    compare_memory(forwarded)
+    compare_memory([a for a in sys.argv[1:] if a != "--checkpointing"])
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from torch import nn
 from bmtas.config import Optimiser
 
 _MOMENTUM, _WEIGHT_DECAY, _POLY_POWER = 0.9, 1e-4, 0.9  # paper, appendix A; the power is that of DeepLab's poly policy
-# Where PyTorch updates a parameter in one pass over its memory. On the CPU measured for the 11 million parameters of
-# MobileNetV2's supergraph (tasks: five; 1 thread): SGD 12 ms instead of 23 (one operation after the other) or 27 (foreach),
-# AdamW 20 instead of 55 or 65. The numbers differ by rounding.
+# Where PyTorch can update a parameter in one pass over its memory, which is its fastest way
+# (`benchmarks/search_step.py --parts`). The numbers are the same but for rounding.
 _FUSED = ("cpu", "cuda")
 
 

@@ -6,8 +6,7 @@ candidates one after the other. A convolution of a shared value is one convoluti
 of a wide value has k times the groups, normalisation and activation go channel by channel anyway.
 
 Parameters and statistics stay those of the candidates; they are joined anew for each pass. The copy is small beside the
-work (MobileNetV2 with five candidates at 128x128, batch 4: below 2 % of a step), and no optimiser, no device and no checkpoint has
-to know of it.
+work (`benchmarks/search_step.py --parts`), and no optimiser, no device and no checkpoint has to know of it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 A convolution with dilation d reads, for an output pixel, only inputs whose row and column differ from its own by
 multiples of d. So the d * d interleaved subgrids do not see each other: put beside each other in the batch, a plain
 convolution gives the same sums of the same products (the "space to batch" of Chen et al. 2018, DeepLabv3+). On CPUs this
-is the faster form, because oneDNN has no fast gradients for the dilated one (3 to 6 times, with gradients, at 960 channels,
-8x8).
+is several times faster, because oneDNN has no fast gradients for the dilated form (`benchmarks/search_step.py --parts`).
 """
 
 from __future__ import annotations
