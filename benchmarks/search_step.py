@@ -4,14 +4,15 @@
 
 The published step is written here from the paper (section 3, appendix A) and from what is known of its code. In every
 layer all T candidates are run, for every task and in the warm-up too, where their weights are one-hot; their outputs are
-multiplied, stacked and summed; the weights are updated once per task in sequence; architecture steps compute the gradients of the weights
-as well, which nobody uses; layouts are PyTorch's own. The resource term is left out on both sides (`expected_cost.py`).
-Ours are the steps of `bmtas.search` with the forms that `choose_forms` finds here. The floor is what no step that trains
-every task can go below: T forward and backward passes of a network with one candidate per layer, without an optimiser.
+multiplied, stacked and summed; the weights are updated once per task in sequence; architecture steps compute the
+gradients of the weights as well, which nobody uses; layouts are PyTorch's own. The resource term is left out on both
+sides (`expected_cost.py`). Ours are the steps of a search with the forms that `choose_forms` finds here. The floor is T
+forward and backward passes of a network with one candidate per layer, without an optimiser. Only steps that share
+prefixes, or that need no gradients of weights, can go below it.
 
-First it is checked that both sides compute the same: losses, and the gradients of weights and architecture. Then all steps
-run in turn in one process; a ratio is the median over the rounds of published / ours, with its 10 to 90 % range. Memory is the
-peak above what the process took before its first step (parameters, images and the libraries), each step in a process of its own.
+First both sides are checked to compute the same. Then all steps run in turn in one process; a ratio is the median over
+the rounds of published / ours, with its 10 to 90 % range. Memory is the peak above what the process took before its
+first step (parameters, images and the libraries), each step in a process of its own.
 
 MobileNetV2, the five tasks of PASCAL-Context, random images, labels and weights.
 """
@@ -76,8 +77,7 @@ class PublishedSupergraph(nn.Module):
             for candidate in candidates:
                 parent, _, child = BACKBONE.last_norm(candidate).rpartition(".")
                 place = candidate.get_submodule(parent)
-                features = getattr(place, child).num_features
-                setattr(place, child, nn.BatchNorm2d(features, affine=False))
+                setattr(place, child, nn.BatchNorm2d(getattr(place, child).num_features, affine=False))
         self.heads = nn.ModuleDict({task.name: build_head(task, BACKBONE) for task in TASKS})
 
     def forward(self, image: Tensor, task: int, mix: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class Bench:
         batch, size = arguments.batch, arguments.size
         self.images = torch.randn(batch, 3, size, size).to(self.device, dtype)
         self.labels = {task.name: random_label(task.kind, task.channels, batch, size).to(self.device) for task in TASKS}
-        layers, tasks, candidates = self.ours.shape
-        self.own = [own_candidates(layers, candidates, t).to(self.device) for t in range(tasks)]
+        count = len(TASKS)
+        self.own = [own_candidates(BACKBONE.layers, count, t).to(self.device) for t in range(count)]
         self.logits = torch.zeros(self.ours.shape, device=self.device, requires_grad=True)
         self.arch = torch.optim.Adam([self.logits], lr=0.01, weight_decay=5e-5)
         adam, theirs, mine = arguments.optimiser == "adam", self.published.parameters(), self.ours.parameters()
@@ -126,6 +126,7 @@ class Bench:
             OURS: weight_optimiser(*((Optimiser.ADAMW, mine, 1e-3) if adam else (Optimiser.SGD, mine, RATE))),
         }
         self.models: dict[str, PublishedSupergraph | Supergraph] = {PUBLISHED: self.published, OURS: self.ours}
+        self.ours.checkpointing = arguments.checkpointing
         self.inputs = {PUBLISHED: self.images, OURS: self.images.to(memory_format=torch.channels_last)}
 
     def step(self, side: str, name: str) -> None:
@@ -237,7 +238,6 @@ def check_same(arguments: argparse.Namespace, forms: tuple[str, ...]) -> None:
             loss = exact.loss(t, exact.forward(side, t, learned))
             loss.backward()
             weights = torch.cat([p.grad.flatten() for p in model.layers.parameters() if p.grad is not None])
-            assert learned.grad is not None
             found[side] = (loss.detach(), weights, learned.grad)
             model.zero_grad(set_to_none=True)
         for name, a, b in zip(apart, found[PUBLISHED], found[OURS], strict=True):
@@ -263,10 +263,10 @@ def compare(bench: Bench, rounds: int) -> None:
     times = in_turn(actions | {("floor", ""): bench.floor}, rounds)
     print(f"\n{'step':22}{'published ms':>14}{'ours ms':>10}{'ratio':>8}  {'10 to 90 %':>14}{'over the floor':>16}")
     for name, reference in STEPS.items():
-        theirs, mine, floor = times[PUBLISHED, reference], times[OURS, name], times["floor", ""]
+        theirs, mine = times[PUBLISHED, reference], times[OURS, name]
         ratios = sorted(a / b for a, b in zip(theirs, mine, strict=True))
         low, middle, high = (ratios[round(q * (len(ratios) - 1))] for q in (0.1, 0.5, 0.9))
-        over = statistics.median(a / b for a, b in zip(mine, floor, strict=True))
+        over = statistics.median(a / b for a, b in zip(mine, times["floor", ""], strict=True))
         print(
             f"{name:22}{statistics.median(theirs) * 1e3:14.0f}{statistics.median(mine) * 1e3:10.0f}{middle:8.2f}"
             f"  {f'{low:.2f} to {high:.2f}':>14}{over:16.2f}"
@@ -297,9 +297,9 @@ def high_water_mib() -> float:
 def compare_memory(arguments: list[str]) -> None:
     """Print the peak of each step, each in a process of its own."""
     print(f"\n{'peak memory, MiB':22}{'published':>14}{'ours':>10}{'checkpointed':>14}")
-    for name, reference in STEPS.items():
+    for name, other in STEPS.items():
         found = []
-        for side, step, extra in ((PUBLISHED, reference, []), (OURS, name, []), (OURS, name, ["--checkpointing"])):
+        for side, step, extra in ((PUBLISHED, other, []), (OURS, name, []), (OURS, name, ["--checkpointing"])):
             command = [sys.executable, __file__, *arguments, "--alone", side, step, *extra]
             found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         print(f"{name:22}{found[0]:14.0f}{found[1]:10.0f}{found[2]:14.0f}", flush=True)
@@ -351,8 +351,8 @@ def profile(bench: Bench, side: str, name: str) -> None:
     with torch.profiler.profile() as found:
         bench.step(side, name)
     key = "self_device_time_total" if bench.device.type == "cuda" else "self_cpu_time_total"
-    print(f"\n{side}, {name}")
-    print(found.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40))
+    table = found.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=40)
+    print(f"\n{side}, {name}\n{table}", flush=True)
 
 
 def main() -> None:
@@ -366,12 +366,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast, on both sides")
     parser.add_argument("--forms", choices=["measured", "sequential", "fused"], default="measured")
     parser.add_argument("--checkpointing", action="store_true", help="ours keeps only the inputs of layers")
-    parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
-    parser.add_argument("--parts", action="store_true", help="print what single parts save instead")
+    for name, shown in (("--profile", "where the time goes"), ("--parts", "what single parts save")):
+        parser.add_argument(name, action="store_true", help=f"print {shown} instead")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     bench = Bench(arguments)
-    bench.ours.checkpointing = arguments.checkpointing
     if arguments.forms == "measured":
         with bench.autocast():
             bench.ours.choose_forms(bench.inputs[OURS])
