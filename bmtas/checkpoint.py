@@ -1,10 +1,13 @@
-"""Checkpoints: written beside and renamed, read without executing anything that they contain."""
+"""Checkpoints: written beside and renamed, read without executing anything that they contain.
+
+A run keeps its last two. If the last one cannot be read, it goes on from the one before.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +24,13 @@ SCHEMA_VERSION = 1
 _REASON_CHARACTERS = 160
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any], *, rotate: bool = False) -> None:
     """Write `state` (tensors and plain values) to `path`; what was there stays if anything goes wrong.
 
-    Raises EnvironmentProblem if the disk is full.
+    With `rotate`, what was there is kept beside it as `previous(path)`. Raises EnvironmentProblem if the disk is full.
     """
-    with atomic_path(path) as temporary, _Watched(io.FileIO(temporary, "wb")) as file:
+    keep = previous(path) if rotate else None
+    with atomic_path(path, keep) as temporary, _Watched(io.FileIO(temporary, "wb")) as file:
         try:
             torch.save({"schema_version": SCHEMA_VERSION, **state}, file)
         except RuntimeError:
@@ -34,6 +38,42 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             if file.failure is not None:
                 raise file.failure from None
             raise
+
+
+def previous(path: Path) -> Path:
+    """Return where the checkpoint before the one in `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Say whether a run that keeps its last two checkpoints in `path` has one."""
+    return path.exists() or previous(path).exists()
+
+
+def load_latest(path: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """Read the last checkpoint of a run, or the one before if that cannot be read, which is then deleted; `note` is told.
+
+    Raises UsageError if neither can be read, or if the last one is of a newer schema.
+    """
+    if not path.exists():
+        return load_checkpoint(previous(path))
+    try:
+        return load_checkpoint(path)
+    except UnreadableError as error:
+        if not previous(path).exists():
+            raise
+        state = load_checkpoint(previous(path))
+        path.unlink()  # it must not take the place of the good one when the next is written
+        note(f"{error.what}; going on from the checkpoint before it, {previous(path).name}")
+        return state
+
+
+class UnreadableError(UsageError):
+    """A checkpoint is broken; `what` says so without the advice."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. Delete it to begin this phase anew with the same command")
+        self.what = what
 
 
 class _Watched(io.BufferedWriter):
@@ -56,9 +96,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 -- torch raises whatever the broken bytes lead to
-        raise UsageError(
-            f"{path} cannot be read ({type(error).__name__}); it was cut short or changed after it was written. Delete it to "
-            "begin this phase anew with the same command"
+        raise UnreadableError(
+            f"{path} cannot be read ({type(error).__name__}); it was cut short or changed after it was written"
         ) from None
     for leftover in path.parent.glob(f".{path.name}.*"):
         leftover.unlink(missing_ok=True)  # a process that was killed while it wrote

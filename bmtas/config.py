@@ -60,7 +60,10 @@ class Decode(str, Enum):
 
 
 class SearchSettings(_Settings):
-    """The search loop. Steps are per task: one weight step updates the supergraph once for every task."""
+    """The search loop. Steps are per task: one weight step updates the supergraph once for every task.
+
+    `batch_size` is that of a step, whatever the number of processes and parts that share it.
+    """
 
     batch_size: int = Field(ge=2)
     warmup_steps: int = Field(ge=0)  # paper: 2000
@@ -78,6 +81,7 @@ class SearchSettings(_Settings):
     estimator: Estimator = Estimator.SOFT
     precision: Precision = Precision.FP32
     activation_checkpointing: bool = False  # less memory for more time: layers are computed twice
+    accumulate: int = Field(default=1, ge=1)  # a batch is computed in so many parts, for less memory
     resource_term: ResourceTermKind = ResourceTermKind.BUDGET
     resource_weight: float | None = Field(default=None, ge=0)  # loss per GMAdds; of resource_term "weight"
     cost_estimate: CostEstimate = CostEstimate.EXACT
@@ -105,6 +109,7 @@ class TrainSettings(_Settings):
     # Paper: an operation shared by several tasks gets its rate divided by their number, because it receives their
     # gradients' sum. AdamW normalises gradients, so there the division would only slow shared layers down.
     divide_rate_by_sharing: bool = True
+    accumulate: int = Field(default=1, ge=1)  # a batch is computed in so many parts, for less memory
     scales: tuple[float, ...] = (1.0,)
     evaluate_images: int | None = Field(default=None, ge=1)
 

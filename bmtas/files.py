@@ -21,10 +21,10 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only if the block ends well.
 
-    Raises EnvironmentProblem if the disk is full or the folder cannot be written; `path` is then untouched.
+    With `keep`, what was in `path` before is then found there. Raises EnvironmentProblem if the disk is full or the folder cannot be written; `path` is then untouched.
     """
     temporary = None
     try:
@@ -38,6 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; a result is as readable as any other
+        if keep is not None and path.exists():
+            path.replace(keep)  # killed right after this, whoever reads finds what was there before under its new name
         temporary.replace(path)
     except OSError as error:
         raise _explained(error, path) from error

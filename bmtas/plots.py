@@ -34,32 +34,50 @@ def draw_search(run: Run, expectation: dict[str, Any]) -> list[Path]:
 
 
 def draw_budgets(history: list[dict[str, Any]], budgets: list[Budget], path: Path) -> None:
-    """Draw the expected cost against the budget and the multiplier over the steps, a column per budget.
+    """Draw the expected cost over the steps, against the budget where there is one, and its multiplier.
 
-    `history` is what a search writes step by step; steps without a resource term are passed over, and where all are, the
-    picture says so.
+    `history` is what a search writes step by step. There is a column per budget; where there are none, one per resource
+    whose expected cost was recorded. Steps without it are passed over, and where all are, the picture says so.
     """
-    figure = _figure(5.5 * max(len(budgets), 1), 5.5)
-    axes = figure.subplots(2, max(len(budgets), 1), sharex=True, squeeze=False)
-    for (above, below), budget in zip(axes.T, budgets, strict=False):
-        key, label = budget.resource.value, column_label(budget.resource)
-        records = [record for record in history if {f"expected.{key}", f"multiplier.{key}"} <= record.keys()]
-        if not records:
-            for axis in (above, below):
-                axis.set_axis_off()
-            above.text(0.5, 0.5, f"no architecture step\nwith a budget in {label}", ha="center", va="center")
-            continue
-        steps = [record["step"] for record in records]
-        scale, unit = _scale(budget.value, budget.resource)
-        name = "greatest expected layer" if budget.resource.is_peak else "expected"
-        above.plot(steps, [record[f"expected.{key}"] / scale for record in records], label=name)
+    limits: list[tuple[Resource, Budget | None]] = [(budget.resource, budget) for budget in budgets]
+    recorded = {key.removeprefix("expected.") for record in history for key in record if key.startswith("expected.")}
+    limits = limits or [(resource, None) for resource in Resource if resource.value in recorded]
+    figure = _figure(5.5 * max(len(limits), 1), 5.5)
+    axes = figure.subplots(2, max(len(limits), 1), sharex=True, squeeze=False)
+    if not limits:
+        _draw_one_budget(axes[:, 0], history, Resource.MADDS, None)
+    for pair, (resource, budget) in zip(axes.T, limits, strict=False):
+        _draw_one_budget(pair, history, resource, budget)
+    _save(figure, path)
+
+
+def _draw_one_budget(axes: Any, history: list[dict[str, Any]], resource: Resource, budget: Budget | None) -> None:
+    above, below = axes
+    label, expected, multiplier = column_label(resource), f"expected.{resource.value}", f"multiplier.{resource.value}"
+    records = [record for record in history if expected in record]
+    if not records:
+        for axis in axes:
+            axis.set_axis_off()
+        above.text(0.5, 0.5, f"no architecture step\nwith an expected cost in {label}", ha="center", va="center")
+        return
+    steps, values = [record["step"] for record in records], [record[expected] for record in records]
+    scale, unit = _scale(max(values) if budget is None else budget.value, resource)
+    name = "greatest expected layer" if resource.is_peak else "expected"
+    above.plot(steps, [value / scale for value in values], label=name)
+    if budget is not None:
         above.axhline(budget.value / scale, color="black", linestyle="--", linewidth=1, label=f"budget {budget.text}")
-        above.set_ylabel(f"{label} ({unit})")
-        above.legend()
-        below.plot(steps, [record[f"multiplier.{key}"] for record in records], color="tab:red")
+    above.set_ylabel(f"{label} ({unit})")
+    above.legend()
+    driven = [record for record in records if multiplier in record]
+    if driven:
+        below.plot([r["step"] for r in driven], [r[multiplier] for r in driven], color="tab:red")
         below.set_ylabel(f"multiplier of {label}")
         below.set_xlabel("step of the search")
-    _save(figure, path)
+    else:
+        below.set_axis_off()
+        below.text(0.5, 0.5, "no budget has driven this search", ha="center", va="center")
+        above.set_xlabel("step of the search")
+        above.tick_params(labelbottom=True)
 
 
 def draw_expected(expectation: dict[str, Any], title: str, path: Path) -> None:

@@ -19,17 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmtas.checkpoint import belongs, load_checkpoint, require_finite, save_checkpoint
+from bmtas.board import Board
+from bmtas.checkpoint import belongs, has_checkpoint, load_latest, require_finite, save_checkpoint
 from bmtas.config import Estimator, ResourceTermKind, RunConfig
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batches, Loader, split_indices
 from bmtas.data.protocol import Dataset
-from bmtas.device import pick_device
-from bmtas.losses import NotFiniteError
+from bmtas.losses import NotFiniteError, diverged
 from bmtas.networks.backbone import channels_last, get_backbone
+from bmtas.networks.norms import use_joint_norms
 from bmtas.networks.supergraph import Supergraph, own_candidates
 from bmtas.networks.weights import Weights
 from bmtas.optim import set_poly_rate, weight_optimiser
+from bmtas.parallel import How, check_shares
 from bmtas.progress import Progress
 from bmtas.relaxation import gumbel_softmax
 from bmtas.resource_term import ResourceTerm
@@ -37,6 +39,7 @@ from bmtas.schedule import ARCH, WARMUP, WEIGHTS, Schedule, Step
 from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps
 from bmtas.updates import Updates, choose_updates
 from bmtas.view import current_tree, grouping_entropy
+from bmtas.watch import ExplodedError, LossWatch
 from costs.table import CostTable
 from costs.units import Budget, format_quantity
 
@@ -52,6 +55,7 @@ class SearchState:
     supergraph: Supergraph
     logits: Tensor  # (L, T, C), the architecture parameters
     resource_term: ResourceTerm
+    watch: LossWatch
     optimiser: torch.optim.Optimizer | None = None  # of the phase under way
     done: int = 0
 
@@ -65,6 +69,7 @@ class SearchState:
             "logits": self.logits.detach(),
             "multiplier": self.resource_term.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "watch": self.watch.state_dict(),
         }
 
 
@@ -74,21 +79,23 @@ class Search:
     checkpoint_every_s = CHECKPOINT_EVERY_S
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, table: CostTable, budgets: Sequence[Budget], device: str
+        self, config: RunConfig, dataset: Dataset, table: CostTable, budgets: Sequence[Budget], how: How
     ) -> None:
-        """Prepare everything that does not change. Raises what device and data raise."""
+        """Prepare everything that does not change. Raises what the data raise, and UsageError for batches not to be shared."""
         self.config, self.table, self.budgets = config, table, tuple(budgets)
         self.settings = config.search
-        self.device = pick_device(device)
+        self.how, self.parallel, self.device = how, how.parallel, how.parallel.device
+        check_shares(self.settings.batch_size, self.settings.accumulate, self.parallel.size)
         self.backbone = get_backbone(config.backbone)
         self.tasks = config.task_list()
         self.steps = Schedule(self.settings)
         loader = Loader(dataset, "train", self.tasks, config.search_size)
         arch, weights = split_indices(loader.count, self.settings.arch_share, config.seed)
-        augmentation = Augmentation(scales=self.settings.scales)
+        augmentation, size = Augmentation(scales=self.settings.scales), self.settings.batch_size
+        share = (self.parallel.rank, self.parallel.size)
         self.batches = {
-            ARCH: Batches(loader, arch, self.settings.batch_size, config.seed + 1, augmentation),
-            WEIGHTS: Batches(loader, weights, self.settings.batch_size, config.seed + 2, augmentation),
+            ARCH: Batches(loader, arch, size, config.seed + 1, augmentation, share),
+            WEIGHTS: Batches(loader, weights, size, config.seed + 2, augmentation, share),
         }
 
     def run(self, folder: Path, weights: Weights | None, progress: Progress) -> np.ndarray:
@@ -99,14 +106,10 @@ class Search:
         checkpoint stays).
         """
         checkpoint = folder / "checkpoint.pt"
-        history = History(folder / "history.jsonl")
-        state = self._begin(weights)
-        if checkpoint.exists():
-            self._restore(state, checkpoint)
-        elif self.settings.estimator is Estimator.SOFT:
-            images = self.batches[WEIGHTS][0].to(self.device).images
-            state.supergraph.choose_forms(images)
+        history = History(folder / "history.jsonl", writes=self.parallel.first)
+        state = self._begin(weights, checkpoint, progress)
         history.cut(state.done)
+        board = Board(folder / "tensorboard", state.done) if self.how.tensorboard and self.parallel.first else None
 
         def take(step: int) -> dict[str, float]:
             record = self._take(self.steps[step], state, checkpoint)
@@ -114,13 +117,17 @@ class Search:
             history.add(record)
             if step + 1 == len(self.steps) or self.steps[step + 1].phase != self.steps[step].phase == ARCH:
                 self._tell(state, record, progress)
+            if board is not None:
+                board.add(record)
             return {k: v for k, v in record.items() if isinstance(v, float)}
 
         def save(done: int) -> None:
+            if state.watch.suspicious or not self.parallel.first:
+                return  # the last good checkpoint stays
             learned = {"architecture parameters": state.logits, **state.supergraph.state_dict()}
             require_finite(learned, f"search, step {done}", checkpoint)
             history.write()
-            save_checkpoint(checkpoint, state.to_checkpoint())
+            save_checkpoint(checkpoint, state.to_checkpoint(), rotate=True)
 
         try:
             run_steps(
@@ -132,10 +139,13 @@ class Search:
                 finish=lambda: None,
                 progress=progress,
                 checkpoint_every_s=self.checkpoint_every_s,
+                parallel=self.parallel,
             )
         finally:
             for batches in self.batches.values():
                 batches.close()
+            if board is not None:
+                board.close()
         return torch.softmax(state.logits.detach().double(), dim=-1).numpy()
 
     def _tell(self, state: SearchState, record: dict[str, Any], progress: Progress) -> None:
@@ -158,19 +168,33 @@ class Search:
             texts["temperature"] = f"{record['temperature']:.2f}"
         progress.state(**texts)
 
-    def _begin(self, weights: Weights | None) -> SearchState:
+    def _begin(self, weights: Weights | None, checkpoint: Path, progress: Progress) -> SearchState:
+        """Return the state of a new search, or of the one whose checkpoint there is."""
+        saved = self.parallel.decided(
+            lambda: load_latest(checkpoint, progress.note) if has_checkpoint(checkpoint) else None
+        )
         torch.manual_seed(self.config.seed)
         supergraph = Supergraph(self.backbone, self.tasks, weights)
         supergraph.checkpointing = self.settings.activation_checkpointing
         channels_last(supergraph.train().to(self.device))
-        return SearchState(
+        state = SearchState(
             supergraph=supergraph,
             logits=torch.zeros(supergraph.shape, requires_grad=True),  # paper: zeros
             resource_term=ResourceTerm(self.table, self.budgets, self.settings),
+            watch=LossWatch([task.name for task in self.tasks]),
         )
+        if saved is not None:
+            self._restore(state, saved, checkpoint)
+        elif self.settings.estimator is Estimator.SOFT:
+            images = self.batches[WEIGHTS][0].parts(self.settings.accumulate)[0].to(self.device).images
+            supergraph.forms = self.parallel.decided(lambda: supergraph.choose_forms(images))
+        if self.parallel.size > 1:
+            use_joint_norms(supergraph)
+        if self.how.compile:
+            supergraph.compile_layers()
+        return state
 
-    def _restore(self, state: SearchState, path: Path) -> None:
-        saved = load_checkpoint(path)
+    def _restore(self, state: SearchState, saved: dict[str, Any], path: Path) -> None:
         with belongs(path, "this search"):
             state.done = saved["done"]
             if not 0 < state.done <= len(self.steps):
@@ -179,6 +203,7 @@ class Search:
             state.supergraph.forms = tuple(saved["forms"])
             state.logits = saved["logits"].requires_grad_()
             state.resource_term.load_state_dict(saved["multiplier"])
+            state.watch.load_state_dict(saved["watch"])
             state.optimiser = self._optimiser(self.steps[state.done - 1].phase, state)
             state.optimiser.load_state_dict(saved["optimiser"])
 
@@ -204,8 +229,9 @@ class Search:
                 record |= {"temperature": temperature, **self._arch_step(step, state, temperature, generator)}
             else:
                 record |= self._weight_step(step, state, temperature, generator)
-        except NotFiniteError as error:
-            raise error.explained(f"search, step {state.done} ({step.phase})", checkpoint) from None
+            state.watch.see({task.name: record[f"loss.{task.name}"] for task in self.tasks})
+        except (NotFiniteError, ExplodedError) as error:
+            raise diverged(f"search, step {state.done} ({step.phase}): {error}", checkpoint) from None
         return record
 
     def _weight_step(
@@ -230,6 +256,7 @@ class Search:
         batch = self.batches[ARCH][self.steps.batch(step)].to(self.device)
         state.optimiser.zero_grad(set_to_none=True)
         losses = self._updates(state).add_gradients(batch, self._samples(state.logits, temperature, generator))
+        self.parallel.sum_gradients([state.logits])
         record: dict[str, Any] = _named(losses)
         total = sum(task.loss_weight * losses[task.name] for task in self.tasks)
         term = state.resource_term(state.resource_term.expected(state.logits), total, record)
@@ -240,9 +267,7 @@ class Search:
         return record
 
     def _updates(self, state: SearchState) -> Updates:
-        return choose_updates(
-            self.settings.estimator, state.supergraph, self.tasks, self.device, self.settings.precision
-        )
+        return choose_updates(self.settings, state.supergraph, self.tasks, self.parallel)
 
     def _samples(self, logits: Tensor, temperature: float, generator: torch.Generator) -> list[Tensor]:
         """Return a softened sample for each task, (L, C) each."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from bmtas.files import append_line, read_lines, write_text
 from bmtas.interrupt import Interrupted, stop_between_steps
+from bmtas.parallel import Parallel
 from bmtas.progress import Progress
 
 CHECKPOINT_EVERY_S = 30.0  # so often that little is lost, so seldom that it costs little
@@ -25,41 +26,45 @@ def run_steps(
     finish: Callable[[], None],
     progress: Progress,
     checkpoint_every_s: float,
+    parallel: Parallel,
 ) -> None:
     """Take the steps `done` to `total` - 1, then `finish`.
 
     `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken. Raises
-    Interrupted after SIGINT or SIGTERM, when everything is saved.
+    Interrupted after SIGINT or SIGTERM, when everything is saved. All processes save and stop at the same step, whichever
+    of them has met a signal; `save` and `finish` are called in all of them.
     """
     saved = time.monotonic()
-    with stop_between_steps() as stop:
+    with stop_between_steps() as stop, parallel.together():
         progress.start(name, total, done)
         if done:
             progress.note(f"continuing at step {done} of {total}")
         for step in range(done, total):
             shown = take(step)
-            due = time.monotonic() - saved >= checkpoint_every_s
-            if due or stop.requested or step + 1 == total:
+            due, signum = parallel.most([time.monotonic() - saved >= checkpoint_every_s, stop.signal])
+            if due or signum or step + 1 == total:
                 save(step + 1)
                 saved = time.monotonic()
-            if stop.requested and step + 1 < total:
-                raise Interrupted(stop.signal)
+            if signum and step + 1 < total:
+                raise Interrupted(signum)
             progress.advance(**shown)
         finish()
-        if stop.requested:
-            raise Interrupted(stop.signal)
+        (signum,) = parallel.most([stop.signal])
+        if signum:
+            raise Interrupted(signum)
 
 
 class History:
-    """A file of JSON lines, one per step, written when a checkpoint is."""
+    """A file of JSON lines, one per step, written when a checkpoint is - by the process that `writes`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self._path, self._writes = path, writes
         self._waiting: list[dict[str, Any]] = []
 
     def add(self, record: dict[str, Any]) -> None:
         """Take in the record of one step; it must hold its number under `step`."""
-        self._waiting.append(record)
+        if self._writes:
+            self._waiting.append(record)
 
     def write(self) -> None:
         """Append what has come in. Call it before the checkpoint: lines beyond a checkpoint are cut when a run goes on."""
@@ -69,5 +74,7 @@ class History:
 
     def cut(self, done: int) -> None:
         """Drop the records of step `done` and later, which will be taken again."""
+        if not self._writes:
+            return
         kept = [record for record in read_lines(self._path) if record["step"] < done]
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))

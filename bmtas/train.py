@@ -8,20 +8,22 @@ from typing import Any
 import torch
 
 from bmtas.architecture import Architecture
-from bmtas.checkpoint import belongs, load_checkpoint, require_finite, save_checkpoint
+from bmtas.checkpoint import belongs, has_checkpoint, load_checkpoint, load_latest, require_finite, save_checkpoint
 from bmtas.config import RunConfig
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batches, Loader
 from bmtas.data.protocol import Dataset
-from bmtas.device import pick_device
 from bmtas.files import write_json
-from bmtas.losses import NotFiniteError, finite_loss
+from bmtas.losses import NotFiniteError, batch_loss, checked_finite, counted, diverged
 from bmtas.networks.backbone import channels_last, get_backbone
 from bmtas.networks.network import GraphNetwork, build_network
+from bmtas.networks.norms import use_joint_norms
 from bmtas.networks.weights import load_weights
 from bmtas.optim import set_poly_rate, weight_optimiser
+from bmtas.parallel import How, check_shares
 from bmtas.progress import Progress
 from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps
+from bmtas.watch import ExplodedError, LossWatch
 
 
 def parameter_groups(network: GraphNetwork, learning_rate: float, *, divide: bool) -> list[dict[str, Any]]:
@@ -46,13 +48,12 @@ class Training:
 
     checkpoint_every_s = CHECKPOINT_EVERY_S
 
-    def __init__(
-        self, config: RunConfig, architecture: Architecture, dataset: Dataset, folder: Path, device: str
-    ) -> None:
-        """Prepare everything that does not change. Raises UsageError if there are fewer images than a batch."""
+    def __init__(self, config: RunConfig, architecture: Architecture, dataset: Dataset, folder: Path, how: How) -> None:
+        """Prepare everything that does not change. Raises what the data raise, and UsageError for batches not to be shared."""
         self.config, self.architecture, self.folder = config, architecture, folder
         self.settings = config.train
-        self.device = pick_device(device)
+        self.how, self.parallel, self.device = how, how.parallel, how.parallel.device
+        check_shares(self.settings.batch_size, self.settings.accumulate, self.parallel.size)
         self.tasks = config.task_list()
         loader = Loader(dataset, "train", self.tasks, config.train_size)
         self.batches = Batches(
@@ -61,7 +62,9 @@ class Training:
             self.settings.batch_size,
             config.seed + 3,
             Augmentation(scales=self.settings.scales),
+            (self.parallel.rank, self.parallel.size),
         )
+        self.watch = LossWatch([task.name for task in self.tasks])
 
     def run(self, progress: Progress) -> None:
         """Train to the end and write `weights.pt`.
@@ -69,9 +72,10 @@ class Training:
         Continues from the checkpoint in the folder if there is one. Raises Interrupted after a signal (the checkpoint
         is written), DivergedError if a loss is not finite (the last checkpoint stays).
         """
-        write_json(self.folder / "architecture.json", self.architecture.to_json())
-        network, optimiser, done = self._begin()
-        history = History(self.folder / "history.jsonl")
+        if self.parallel.first:
+            write_json(self.folder / "architecture.json", self.architecture.to_json())
+        network, optimiser, done = self._begin(progress)
+        history = History(self.folder / "history.jsonl", writes=self.parallel.first)
         history.cut(done)
 
         def take(step: int) -> dict[str, float]:
@@ -80,6 +84,8 @@ class Training:
             return losses
 
         def save(steps: int) -> None:
+            if self.watch.suspicious or not self.parallel.first:
+                return  # the last good checkpoint stays
             require_finite(network.state_dict(), f"training {self.folder.name!r}, step {steps}", self._checkpoint)
             history.write()
             state = {
@@ -87,8 +93,13 @@ class Training:
                 "architecture": self.architecture.to_json(),
                 "network": network.state_dict(),
                 "optimiser": optimiser.state_dict(),
+                "watch": self.watch.state_dict(),
             }
-            save_checkpoint(self._checkpoint, state)
+            save_checkpoint(self._checkpoint, state, rotate=True)
+
+        def finish() -> None:
+            if self.parallel.first:
+                save_checkpoint(self.folder / "weights.pt", {"network": network.state_dict()})
 
         try:
             run_steps(
@@ -97,9 +108,10 @@ class Training:
                 done=done,
                 take=take,
                 save=save,
-                finish=lambda: save_checkpoint(self.folder / "weights.pt", {"network": network.state_dict()}),
+                finish=finish,
                 progress=progress,
                 checkpoint_every_s=self.checkpoint_every_s,
+                parallel=self.parallel,
             )
         finally:
             self.batches.close()
@@ -108,42 +120,52 @@ class Training:
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
-    def _begin(self) -> tuple[GraphNetwork, torch.optim.Optimizer, int]:
-        torch.manual_seed(self.config.seed)
+    def _begin(self, progress: Progress) -> tuple[GraphNetwork, torch.optim.Optimizer, int]:
         path = self._checkpoint
-        saved = load_checkpoint(path) if path.exists() else None
+        saved = self.parallel.decided(lambda: load_latest(path, progress.note) if has_checkpoint(path) else None)
+        torch.manual_seed(self.config.seed)
         # What a checkpoint replaces anyway is not fetched again.
         weights = None if saved else load_weights(self.config.weights, get_backbone(self.config.backbone))
         network = build_network(self.architecture, self.tasks, weights)
         channels_last(network.train().to(self.device))
         groups = parameter_groups(network, self.settings.learning_rate, divide=self.settings.divide_rate_by_sharing)
         optimiser = weight_optimiser(self.settings.optimiser, groups, self.settings.learning_rate)
-        if saved is None:
-            return network, optimiser, 0
-        with belongs(path, "this training"):
-            if saved["architecture"] != self.architecture.to_json():
-                raise ValueError("it is of another architecture")
-            network.load_state_dict(saved["network"])
-            optimiser.load_state_dict(saved["optimiser"])
-            return network, optimiser, int(saved["done"])
+        done = 0
+        if saved is not None:
+            with belongs(path, "this training"):
+                if saved["architecture"] != self.architecture.to_json():
+                    raise ValueError("it is of another architecture")
+                network.load_state_dict(saved["network"])
+                optimiser.load_state_dict(saved["optimiser"])
+                self.watch.load_state_dict(saved["watch"])
+                done = int(saved["done"])
+        if self.parallel.size > 1:
+            use_joint_norms(network)
+        if self.how.compile:
+            network.compile()
+        return network, optimiser, done
 
     def _step(self, network: GraphNetwork, optimiser: torch.optim.Optimizer, step: int) -> dict[str, float]:
-        batch = self.batches[step].to(self.device)
+        """Take one step on a batch, computed in as many parts as the settings say; return the tasks' losses."""
+        batch = counted(self.batches[step].to(self.device), self.tasks, self.parallel.total)
         set_poly_rate(optimiser, step / self.settings.steps)
         optimiser.zero_grad(set_to_none=True)
-        predictions = network(batch.images)
-        total = torch.zeros((), device=self.device)
-        losses = {}
-        for task in self.tasks:
-            try:
-                loss = finite_loss(task, predictions[task.name], batch)
-            except NotFiniteError as error:
-                raise error.explained(f"training {self.folder.name!r}, step {step}", self._checkpoint) from None
-            total = total + task.loss_weight * loss
-            losses[f"loss.{task.name}"] = loss.item()
-        total.backward()  # type: ignore[no-untyped-call]
+        shares = []
+        for part in batch.parts(self.settings.accumulate):
+            predictions = network(part.images)
+            losses = torch.stack([batch_loss(task, predictions[task.name], part) for task in self.tasks])
+            weights = losses.new_tensor([task.loss_weight for task in self.tasks])
+            (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
+            shares.append(losses.detach())
+        values = self.parallel.total(torch.stack(shares).sum(dim=0)).tolist()
+        try:
+            whole = {t.name: checked_finite(t, value) for t, value in zip(self.tasks, values, strict=True)}
+            self.watch.see(whole)
+        except (NotFiniteError, ExplodedError) as error:
+            raise diverged(f"training {self.folder.name!r}, step {step}: {error}", self._checkpoint) from None
+        self.parallel.sum_gradients(network.parameters())
         optimiser.step()
-        return losses
+        return {f"loss.{name}": value for name, value in whole.items()}
 
 
 def load_network(config: RunConfig, architecture: Architecture, path: Path) -> GraphNetwork:

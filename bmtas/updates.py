@@ -7,6 +7,10 @@ during the warm-up.
     sampled    the candidate of greatest weight only; tasks that drew the same so far are computed once, and all tasks
                update the weights together, which is our choice: in turn, nothing could be shared. The architecture
                parameters get the gradient of the chosen candidates' weights (Dong & Yang, GDAS, CVPR 2019)
+
+A batch may be computed in parts, one after the other (gradient accumulation) and by several processes; the gradients of
+all parts are summed before a step is taken. Only the normalisation then differs from that of a whole batch: each of the parts
+that follow each other is normalised by itself, while processes normalise together (`bmtas.networks.norms`).
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bmtas.config import Estimator, Precision
+from bmtas.config import Estimator, Precision, SearchSettings
 from bmtas.data.batches import Batch
-from bmtas.losses import finite_loss
+from bmtas.losses import batch_loss, checked_finite, counted
 from bmtas.networks.supergraph import Supergraph
+from bmtas.parallel import Parallel
 from bmtas.tasks import Task
 
 Losses = dict[str, float]
@@ -30,33 +35,51 @@ Losses = dict[str, float]
 
 
 class Updates(Protocol):
-    """What an estimator has to do."""
+    """What an estimator has to do. `batch` is this process's share, with the counts of the whole batch if it is not all."""
 
     def learn_weights(self, batch: Batch, mixes: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> Losses:
         """Update the weights on one batch. Raises NotFiniteError before a weight is spoiled."""
 
     def add_gradients(self, batch: Batch, mixes: Sequence[Tensor]) -> Losses:
-        """Add the gradient of the tasks' weighted losses to what `mixes` were computed from; weights stay as they are."""
+        """Add this process's share of the gradient of the tasks' weighted losses to what `mixes` were computed from.
+
+        Weights stay as they are. Raises NotFiniteError.
+        """
 
 
 def choose_updates(
-    estimator: Estimator, supergraph: Supergraph, tasks: Sequence[Task], device: torch.device, precision: Precision
+    settings: SearchSettings, supergraph: Supergraph, tasks: Sequence[Task], parallel: Parallel
 ) -> Updates:
-    """Return the updates of an estimator."""
-    kind = SoftUpdates if estimator is Estimator.SOFT else SampledUpdates
-    return kind(supergraph, tuple(tasks), device, precision)
+    """Return the updates of the estimator that `settings` name."""
+    kind = SoftUpdates if settings.estimator is Estimator.SOFT else SampledUpdates
+    return kind(supergraph, tuple(tasks), parallel, settings.precision, settings.accumulate)
 
 
 @dataclass(frozen=True)
 class _Updates:
     supergraph: Supergraph
     tasks: tuple[Task, ...]
-    device: torch.device
+    parallel: Parallel
     precision: Precision
+    accumulate: int
 
     def _autocast(self) -> AbstractContextManager[object]:
         """Compute convolutions in bfloat16 where asked for; losses, weights and statistics stay float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is Precision.BF16)
+        enabled = self.precision is Precision.BF16
+        return torch.autocast(self.parallel.device.type, torch.bfloat16, enabled=enabled)
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        return counted(batch, self.tasks, self.parallel.total).parts(self.accumulate)
+
+    def _whole(self, tasks: Sequence[Task], shares: Sequence[Sequence[Tensor]]) -> Losses:
+        """Return the losses of `tasks` on the whole batch from those of its parts here, [part][task]."""
+        summed = torch.stack([torch.stack(list(part)).detach() for part in shares]).sum(dim=0)
+        values = self.parallel.total(summed).tolist()
+        return {task.name: checked_finite(task, value) for task, value in zip(tasks, values, strict=True)}
+
+    def _step(self, optimiser: torch.optim.Optimizer) -> None:
+        self.parallel.sum_gradients(self.supergraph.parameters())
+        optimiser.step()
 
 
 class SoftUpdates(_Updates):
@@ -64,29 +87,30 @@ class SoftUpdates(_Updates):
 
     def learn_weights(self, batch: Batch, mixes: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> Losses:
         """Update the weights for each task in turn."""
-        losses = {}
+        parts, losses = self._parts(batch), Losses()
         for t, task in enumerate(self.tasks):
-            loss = self._loss(batch, t, mixes[t])
             optimiser.zero_grad(set_to_none=True)
-            (task.loss_weight * loss).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            losses[task.name] = loss.item()
+            shares = [[self._descend(part, t, mixes[t])] for part in parts]
+            losses |= self._whole([task], shares)
+            self._step(optimiser)
         return losses
 
     def add_gradients(self, batch: Batch, mixes: Sequence[Tensor]) -> Losses:
         """Back-propagate task by task, so that one task's activations are in memory at a time."""
-        losses = {}
+        leaves = [mix.detach().requires_grad_() for mix in mixes]
         with self.supergraph.batch_statistics():
-            for t, task in enumerate(self.tasks):
-                loss = self._loss(batch, t, mixes[t])
-                (task.loss_weight * loss).backward()  # type: ignore[no-untyped-call]
-                losses[task.name] = loss.item()
+            shares = [[self._descend(part, t, leaf) for t, leaf in enumerate(leaves)] for part in self._parts(batch)]
+        losses = self._whole(self.tasks, shares)
+        torch.autograd.backward(list(mixes), [leaf.grad for leaf in leaves])
         return losses
 
-    def _loss(self, batch: Batch, task: int, mix: Tensor) -> Tensor:
+    def _descend(self, batch: Batch, task: int, mix: Tensor) -> Tensor:
+        """Add the gradient of one task's weighted loss on a part of a batch; return the loss, a scalar."""
         with self._autocast():
-            prediction = self.supergraph(batch.images, task, mix.to(self.device))
-        return finite_loss(self.tasks[task], _widened(prediction), batch)
+            prediction = self.supergraph(batch.images, task, mix.to(self.parallel.device))
+        loss = batch_loss(self.tasks[task], _widened(prediction), batch)
+        (self.tasks[task].loss_weight * loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
 
 class SampledUpdates(_Updates):
@@ -94,32 +118,42 @@ class SampledUpdates(_Updates):
 
     def learn_weights(self, batch: Batch, mixes: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> Losses:
         """Update the weights once, on the sum of the tasks' weighted losses."""
-        with self._autocast():
-            run = self.supergraph.forward_sampled(batch.images, _choices(mixes))
-        losses = [
-            finite_loss(task, _widened(prediction), batch)
-            for task, prediction in zip(self.tasks, run.predictions, strict=True)
-        ]
-        total = sum((task.loss_weight * loss for task, loss in zip(self.tasks, losses, strict=True)), torch.zeros(()))
         optimiser.zero_grad(set_to_none=True)
+        losses = self._whole(self.tasks, [self._descend(part, _choices(mixes)) for part in self._parts(batch)])
+        self._step(optimiser)
+        return losses
+
+    def _descend(self, batch: Batch, choices: Tensor) -> list[Tensor]:
+        """Add the gradient of all tasks' weighted losses on a part of a batch; return the losses, scalars."""
+        with self._autocast():
+            run = self.supergraph.forward_sampled(batch.images, choices)
+        losses = [batch_loss(task, _widened(p), batch) for task, p in zip(self.tasks, run.predictions, strict=True)]
+        total = torch.stack([task.loss_weight * loss for task, loss in zip(self.tasks, losses, strict=True)]).sum()
         total.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        return {task.name: loss.item() for task, loss in zip(self.tasks, losses, strict=True)}
+        return losses
 
     def add_gradients(self, batch: Batch, mixes: Sequence[Tensor]) -> Losses:
         """Give each chosen weight the gradient of its gate in its own task's loss: `bmtas.networks.sampled`."""
         choices = _choices(mixes)
-        losses = {}
         with self.supergraph.batch_statistics():
-            with self._autocast():
-                run = self.supergraph.forward_sampled(batch.images, choices)
-            for t, task in enumerate(self.tasks):
-                loss = finite_loss(task, _widened(run.predictions[t]), batch)
-                gates = run.gate_gradients(task.loss_weight * loss, t, last=t + 1 == len(self.tasks))
-                chosen = mixes[t].gather(1, choices[:, t : t + 1]).squeeze(1)
-                chosen.backward(gates.to(chosen.device, chosen.dtype))  # type: ignore[no-untyped-call]
-                losses[task.name] = loss.item()
+            parts = [self._gates(part, choices) for part in self._parts(batch)]
+        losses = self._whole(self.tasks, [part for part, _ in parts])
+        for t, mix in enumerate(mixes):
+            chosen = mix.gather(1, choices[:, t : t + 1]).squeeze(1)
+            gates = torch.stack([gates[t] for _, gates in parts]).sum(dim=0)
+            chosen.backward(gates.to(chosen.device, chosen.dtype))  # type: ignore[no-untyped-call]
         return losses
+
+    def _gates(self, batch: Batch, choices: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return every task's loss on a part of a batch, and the gradients of its gates, (L,) each."""
+        with self._autocast():
+            run = self.supergraph.forward_sampled(batch.images, choices)
+        losses, gates = [], []
+        for t, task in enumerate(self.tasks):
+            loss = batch_loss(task, _widened(run.predictions[t]), batch)
+            gates.append(run.gate_gradients(task.loss_weight * loss, t, last=t + 1 == len(self.tasks)))
+            losses.append(loss.detach())
+        return losses, gates
 
 
 def _choices(mixes: Sequence[Tensor]) -> Tensor:

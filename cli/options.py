@@ -14,6 +14,9 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU if PyTorch sees one), cpu, or cuda.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the layers by torch.compile: slow to begin, then faster on a GPU.")
+]
 Network = Annotated[
     str, typer.Option("--network", help="found, shared, separate, several of them with commas, or all.")
 ]

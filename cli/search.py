@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Device, Json, Quiet, Runs
+from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs
 
 
 def search_command(
@@ -61,6 +61,10 @@ def search_command(
     activation_checkpointing: Annotated[
         bool, typer.Option("--activation-checkpointing", help="Less memory for more time: layers are computed twice.")
     ] = False,
+    accumulate: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Compute each batch, in search and training, in so many parts: less memory, same batch."),
+    ] = None,
     resource_weight: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -83,6 +87,10 @@ def search_command(
     ] = "best",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
     new: Annotated[bool, typer.Option("--new", help="Begin a new run even if one like this has not ended.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Keep the history for TensorBoard, too, in search/tensorboard.")
+    ] = False,
+    compiled: Compile = False,
     device: Device = "auto",
     runs: Runs = DEFAULT_RUNS,
     json: Json = None,
@@ -98,7 +106,10 @@ def search_command(
     from bmtas.data.check import check_labels
     from bmtas.errors import UsageError, nearest
     from bmtas.files import read_json
-    from bmtas.workflow import Request, plan_search, run_search
+    from bmtas.parallel import How, join_processes
+    from bmtas.planning import Request, plan_search
+    from bmtas.ranks import speaks
+    from bmtas.workflow import run_search
     from cli.console import ShownProgress, emit_json, out, parse_size
     from cli.show import render_run
 
@@ -132,21 +143,31 @@ def search_command(
             "estimator": estimator,
             "precision": precision,
             "activation_checkpointing": activation_checkpointing or None,
+            "accumulate": accumulate,
             "resource_term": "weight" if resource_weight is not None else "none" if no_resource_term else None,
             "resource_weight": resource_weight,
             "cost_estimate": cost_estimate,
         },
-        train_overrides={"steps": train_steps, "batch_size": batch_size, "learning_rate": train_learning_rate},
+        train_overrides={
+            "accumulate": accumulate,
+            "steps": train_steps,
+            "batch_size": batch_size,
+            "learning_rate": train_learning_rate,
+        },
     )
-    with ShownProgress(quiet=quiet) as progress:
+    with ShownProgress(quiet=quiet or not speaks()) as progress:
         plan = plan_search(request)
         for note in plan.notes:
             progress.note(note)
         if dry_run:
-            check_labels(plan.dataset, plan.config.task_list(), progress)
-            _describe(plan, json)
+            if speaks():
+                check_labels(plan.dataset, plan.config.task_list(), progress)
+                _describe(plan, json)
             return
-        run = run_search(plan, runs, progress, device=device, new=new)
+        how = How(join_processes(device), compile=compiled, tensorboard=tensorboard)
+        run = run_search(plan, runs, progress, how, new=new)
+    if not speaks():
+        return
     if json is not None:
         emit_json({"run": str(run.path), **read_json(run.architecture_path, 1)}, json)
     if json != "-":

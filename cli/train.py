@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cli.options import DEFAULT_RUNS, Device, Network, Quiet, RunName, Runs
+from cli.options import DEFAULT_RUNS, Compile, Device, Network, Quiet, RunName, Runs
 
 
 def train_command(
     network: Network = "found",
+    compiled: Compile = False,
     device: Device = "auto",
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,
@@ -19,6 +20,8 @@ def train_command(
 
     Example: bmtas train --network all
     """
+    from bmtas.parallel import How, join_processes
+    from bmtas.ranks import speaks
     from bmtas.runs import open_run
     from bmtas.workflow import evaluate_networks, train_network
     from cli.console import ShownProgress, out
@@ -29,10 +32,13 @@ def train_command(
     names = chosen_networks(network)
     for name in names:
         chosen.architecture(name)  # says which command comes first, before anything runs
-    with ShownProgress(quiet=quiet) as progress:
+    how = How(join_processes(device), compile=compiled)
+    with ShownProgress(quiet=quiet or not speaks()) as progress:
         for name in names:
-            said = train_network(chosen, name, progress, device)
+            said = train_network(chosen, name, progress, how)
             if said is not None:
                 progress.note(said)
+        if not speaks():
+            return
         evaluate_networks(chosen, names, progress, device=device)
     render_results(chosen, out())

@@ -19,11 +19,13 @@ from bmtas.errors import DivergedError, UsageError
 from bmtas.interrupt import Interrupted
 from bmtas.memory import peak_activations
 from bmtas.networks.network import build_network
+from bmtas.parallel import How
+from bmtas.planning import Plan, Request, plan_search, resolve_budgets
 from bmtas.progress import Progress, Silent
 from bmtas.resource_term import expected_in
 from bmtas.schedule import Schedule
 from bmtas.search import Search
-from bmtas.workflow import Plan, Request, plan_search, resolve_budgets, run_search
+from bmtas.workflow import run_search
 from costs.table import CostTable, FixedCost, LayerCost
 from costs.units import Resource, parse_budget
 
@@ -89,7 +91,9 @@ def plan() -> Plan:
 
 
 def search(plan: Plan, folder: Path, progress: Progress, dataset: Dataset | None = None) -> np.ndarray:
-    return Search(plan.config, dataset or plan.dataset, plan.table, plan.budgets, "cpu").run(folder, None, progress)
+    return Search(plan.config, dataset or plan.dataset, plan.table, plan.budgets, How.alone("cpu")).run(
+        folder, None, progress
+    )
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +280,7 @@ def test_a_search_under_a_budget_of_memory_finds_a_network_within_it(tmp_path: P
     limit = f"{(shared + split) / 2:.4f}MiB"
     planned = plan_search(dataclasses.replace(request, budgets=(limit,)))
     assert planned.config.budgets == [limit]
-    run = run_search(planned, tmp_path, Silent(), device="cpu")
+    run = run_search(planned, tmp_path, Silent(), How.alone("cpu"))
     found = json.loads(run.architecture_path.read_text())
     assert shared <= found["costs"]["peak_memory_mib"] <= float(limit.removesuffix("MiB")) < split
     assert found["measured"]["peak_memory_mib"] <= found["costs"]["peak_memory_mib"]

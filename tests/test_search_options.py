@@ -13,8 +13,10 @@ import pytest
 from bmtas.config import Decode, Estimator
 from bmtas.errors import BudgetError, UsageError
 from bmtas.interrupt import Interrupted
+from bmtas.parallel import How
+from bmtas.planning import Plan, Request, plan_search
 from bmtas.progress import Progress, Silent
-from bmtas.workflow import Plan, Request, plan_search, run_search
+from bmtas.workflow import run_search
 from costs.decode import argmax_architecture
 from costs.units import Resource
 
@@ -52,7 +54,7 @@ def test_without_a_budget_the_papers_decode_is_taken(tmp_path: Path, kind: str) 
     changes = {"resource_weight": 0.5} if kind == "weight" else {}
     asked = plan(decode=Decode.ARGMAX, resource_term=kind, **changes)
     assert asked.budgets == ()
-    run = run_search(asked, tmp_path, Silent())
+    run = run_search(asked, tmp_path, Silent(), How.alone("cpu"))
     architecture, probabilities = found(run)
     names = architecture["tasks"]
     groupings = [[[names[t] for t in block] for block in grouping] for grouping in argmax_architecture(probabilities)]
@@ -68,7 +70,7 @@ def test_without_a_budget_the_papers_decode_is_taken(tmp_path: Path, kind: str) 
 
 def test_a_budget_holds_whatever_the_loss(tmp_path: Path) -> None:
     asked = plan(budgets=("20MMAdds",), resource_term="none")
-    architecture, _ = found(run_search(asked, tmp_path, Silent()))
+    architecture, _ = found(run_search(asked, tmp_path, Silent(), How.alone("cpu")))
     assert architecture["costs"]["madds"] <= 20e6
     assert asked.table.split_total(Resource.MADDS) > 20e6  # the budget binds
 
@@ -85,11 +87,11 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(
     tmp_path: Path, estimator: Estimator, signal_after: Callable[..., Progress]
 ) -> None:
     asked = plan(budgets=("20MMAdds",), estimator=estimator.value)
-    straight = found(run_search(asked, tmp_path / "straight", Silent()))
+    straight = found(run_search(asked, tmp_path / "straight", Silent(), How.alone("cpu")))
     for steps in (2, 3):  # in the first cycle's architecture steps, then in the last one
         with pytest.raises(Interrupted):
-            run_search(asked, tmp_path / "stopped", signal_after(steps))
-    resumed = found(run_search(asked, tmp_path / "stopped", Silent()))
+            run_search(asked, tmp_path / "stopped", signal_after(steps), How.alone("cpu"))
+    resumed = found(run_search(asked, tmp_path / "stopped", Silent(), How.alone("cpu")))
     assert len(list((tmp_path / "stopped").iterdir())) == 1
     assert resumed[0] == straight[0]
     np.testing.assert_array_equal(resumed[1], straight[1])
@@ -122,9 +124,11 @@ def test_budgets_that_exclude_each_other_are_refused_before_anything_begins(tmp_
 
 def test_half_precision_and_checkpointing_search_as_well(tmp_path: Path) -> None:
     asked = plan(budgets=("20MMAdds",), precision="bf16", activation_checkpointing=True)
-    architecture, probabilities = found(run_search(asked, tmp_path, Silent()))
+    architecture, probabilities = found(run_search(asked, tmp_path, Silent(), How.alone("cpu")))
     assert architecture["costs"]["madds"] <= 20e6
     assert np.isfinite(probabilities).all()
-    exact, exact_probabilities = found(run_search(plan(budgets=("20MMAdds",)), tmp_path / "exact", Silent()))
+    exact, exact_probabilities = found(
+        run_search(plan(budgets=("20MMAdds",)), tmp_path / "exact", Silent(), How.alone("cpu"))
+    )
     assert exact["tasks"] == architecture["tasks"]
     assert not np.array_equal(exact_probabilities, probabilities)  # something was computed in half precision

@@ -19,9 +19,10 @@ from bmtas.data.source import open_dataset
 from bmtas.errors import DivergedError, UsageError
 from bmtas.interrupt import Interrupted
 from bmtas.networks.network import build_network
+from bmtas.parallel import How
+from bmtas.planning import Request, plan_search
 from bmtas.progress import Progress, Silent
 from bmtas.train import Training, load_network, parameter_groups
-from bmtas.workflow import Request, plan_search
 
 TASKS = ("semseg", "depth", "edge")
 TREE = Architecture(
@@ -45,7 +46,7 @@ def config() -> RunConfig:
 
 
 def training(config: RunConfig, folder: Path, dataset: Dataset | None = None) -> Training:
-    return Training(config, TREE, dataset or open_dataset("scenes"), folder, "cpu")
+    return Training(config, TREE, dataset or open_dataset("scenes"), folder, How.alone("cpu"))
 
 
 def diverging(config: RunConfig) -> RunConfig:
@@ -177,7 +178,9 @@ def test_no_state_that_is_not_finite_is_ever_saved(
 
 def test_a_checkpoint_of_another_architecture_is_refused(config: RunConfig, straight: Path, tmp_path: Path) -> None:
     shutil.copy(straight / "checkpoint.pt", tmp_path)
-    other = Training(config, Architecture.shared("mobilenet_v2", TASKS, 18), open_dataset("scenes"), tmp_path, "cpu")
+    other = Training(
+        config, Architecture.shared("mobilenet_v2", TASKS, 18), open_dataset("scenes"), tmp_path, How.alone("cpu")
+    )
     with pytest.raises(UsageError, match="another architecture"):
         other.run(Silent())
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bmtas.config import Estimator, Precision
+from bmtas.config import PRESETS, Estimator, Precision, Preset
 from bmtas.data.batches import Batch, Loader
 from bmtas.data.source import open_with_tasks
 from bmtas.losses import task_loss
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.supergraph import Supergraph, own_candidates
+from bmtas.parallel import Parallel
 from bmtas.tasks import Task
-from bmtas.updates import choose_updates
+from bmtas.updates import Updates, choose_updates
 
 CPU = torch.device("cpu")
 
@@ -25,6 +26,18 @@ def setting() -> tuple[Supergraph, tuple[Task, ...], Batch]:
     return supergraph, tasks, next(Loader(dataset, "train", tasks, (32, 32)).in_order(2))
 
 
+def updates_of(
+    estimator: Estimator,
+    supergraph: Supergraph,
+    tasks: tuple[Task, ...],
+    precision: Precision = Precision.FP32,
+    accumulate: int = 1,
+) -> Updates:
+    settings = PRESETS[Preset.QUICK].search
+    chosen = {"estimator": estimator, "precision": precision, "accumulate": accumulate}
+    return choose_updates(settings.model_copy(update=chosen), supergraph, tasks, Parallel(CPU))
+
+
 def weights_of(supergraph: Supergraph) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in supergraph.named_parameters()}
 
@@ -34,7 +47,7 @@ def test_in_the_warm_up_each_task_changes_its_own_candidates(
     setting: tuple[Supergraph, tuple[Task, ...], Batch], estimator: Estimator
 ) -> None:
     supergraph, tasks, batch = setting
-    updates = choose_updates(estimator, supergraph, tasks[:1], CPU, Precision.FP32)
+    updates = updates_of(estimator, supergraph, tasks[:1], Precision.FP32)
     before = weights_of(supergraph)
     optimiser = torch.optim.SGD(supergraph.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     mixes = [own_candidates(18, 2, 0), own_candidates(18, 2, 1)]
@@ -49,7 +62,7 @@ def test_in_the_warm_up_each_task_changes_its_own_candidates(
             if n.startswith("heads.depth.") or (n.split(".")[2:3] == ["1"] and n.startswith("layers."))
         ]
     else:
-        updates = choose_updates(estimator, supergraph, tasks, CPU, Precision.FP32)
+        updates = updates_of(estimator, supergraph, tasks, Precision.FP32)
         assert set(updates.learn_weights(batch, mixes, optimiser)) == {"semseg", "depth"}
         assert not [n for n, p in supergraph.named_parameters() if torch.equal(p, before[n])]
 
@@ -73,7 +86,7 @@ def test_a_sampled_weight_step_follows_the_sum_of_both_losses(
         wanted = {n: p.grad.clone() for n, p in supergraph.named_parameters() if p.grad is not None}
         before = weights_of(supergraph)
         optimiser = torch.optim.SGD(supergraph.parameters(), lr=1.0)
-        updates = choose_updates(Estimator.SAMPLED, supergraph, tasks, CPU, Precision.FP32)
+        updates = updates_of(Estimator.SAMPLED, supergraph, tasks, Precision.FP32)
         losses = updates.learn_weights(batch, mixes, optimiser)
     assert sum(t.loss_weight * losses[t.name] for t in tasks) == pytest.approx(total.item(), rel=1e-5)
     for name, parameter in supergraph.named_parameters():
@@ -91,7 +104,7 @@ def test_a_sampled_architecture_step_moves_the_chosen_candidates_of_each_task_by
     torch.manual_seed(1)
     mixes = [torch.randn(18, 2, dtype=torch.float64).softmax(1).requires_grad_() for _ in tasks]
     before = weights_of(supergraph)
-    choose_updates(Estimator.SAMPLED, supergraph, tasks, CPU, Precision.FP32).add_gradients(batch, mixes)
+    updates_of(Estimator.SAMPLED, supergraph, tasks, Precision.FP32).add_gradients(batch, mixes)
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in supergraph.named_parameters())
     for t, task in enumerate(tasks):
         chosen = mixes[t].argmax(1)
@@ -118,7 +131,7 @@ def test_bf16_is_close_to_fp32_and_keeps_weights_and_losses_in_float32(
     supergraph, tasks, batch = setting
     mixes = [torch.full((18, 2), 0.5, requires_grad=True) for _ in tasks]
     found = {
-        precision: choose_updates(Estimator.SOFT, supergraph, tasks, CPU, precision).add_gradients(batch, mixes)
+        precision: updates_of(Estimator.SOFT, supergraph, tasks, precision).add_gradients(batch, mixes)
         for precision in Precision
     }
     for task in tasks:

@@ -1,14 +1,18 @@
 """Batches of tensors: which images, in which order, augmented how - all decided by a seed and the iteration alone.
 
 Because batch i depends on nothing that came before it, a run that was killed goes on with exactly the batches it would
-have seen.
+have seen. Because each image of a batch is augmented by random numbers of its own, several processes that take a share of
+each batch see what one process would have seen.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,19 +24,46 @@ from bmtas.errors import UsageError
 from bmtas.tasks import IGNORE, Task, TaskKind
 
 _CACHE_BYTES = 1 << 30  # decoded samples up to this size stay in memory
+_MOST_WORKERS = 8
+_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` is (N, 3, H, W) float32 in [-1, 1] (paper, appendix A); `labels` as `bmtas.losses` takes them."""
+    """`images` is (N, 3, H, W) float32 in [-1, 1] (paper, appendix A); `labels` as `bmtas.losses` takes them.
+
+    `counts` are those of the labels of the whole batch, by task, if this is a part of one; empty if it is all of it.
+    """
 
     images: Tensor
     labels: dict[str, Tensor]
     ids: tuple[str, ...]
+    counts: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
-        return Batch(self.images.to(device), {k: v.to(device) for k, v in self.labels.items()}, self.ids)
+        if device.type == "cpu":
+            return self
+        return Batch(_moved(self.images, device), {k: _moved(v, device) for k, v in self.labels.items()}, self.ids)
+
+    def with_counts(self, counts: dict[str, Tensor]) -> Batch:
+        """Return this part of a batch with the counts of the whole one."""
+        return replace(self, counts=counts)
+
+    def parts(self, count: int) -> list[Batch]:
+        """Return the batch cut into `count` equal parts, in order. Raises ValueError if its images cannot be cut so."""
+        size, left = divmod(len(self.ids), count)
+        if left:
+            raise ValueError(f"{len(self.ids)} images cannot be cut into {count} equal parts")
+        cuts = [slice(i * size, (i + 1) * size) for i in range(count)]
+        return [
+            Batch(self.images[c], {k: v[c] for k, v in self.labels.items()}, self.ids[c], self.counts) for c in cuts
+        ]
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on a GPU, copied from pinned memory while the GPU still works on what came before."""
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def image_tensor(image: np.ndarray) -> Tensor:
@@ -70,6 +101,7 @@ class Loader:
         self.count = len(dataset.ids(split))
         self._cache: dict[int, Sample] = {}
         self._room = _CACHE_BYTES
+        self._bookkeeping = threading.Lock()
 
     def __getitem__(self, index: int) -> Sample:
         """Return sample `index`."""
@@ -78,9 +110,10 @@ class Loader:
             names = [task.name for task in self.tasks]
             sample = self.dataset.load(self.split, index, size=self.size, tasks=names)
             size = sample.image.nbytes + sum(label.nbytes for label in sample.labels.values())
-            if size <= self._room:
-                self._room -= size
-                self._cache[index] = sample
+            with self._bookkeeping:
+                if size <= self._room and index not in self._cache:
+                    self._room -= size
+                    self._cache[index] = sample
         return sample
 
     def in_order(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
@@ -92,21 +125,38 @@ class Loader:
 
 
 class Batches:
-    """An endless shuffled sequence of augmented batches over some indices of a loader's split."""
+    """An endless shuffled sequence of augmented batches over some indices of a loader's split.
+
+    With a `share` (k, n) it yields the k-th (from 0) of n equal parts of every batch.
+    """
 
     def __init__(
-        self, loader: Loader, indices: Sequence[int], batch_size: int, seed: int, augmentation: Augmentation
+        self,
+        loader: Loader,
+        indices: Sequence[int],
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Raises UsageError if there is no image at all. Fewer images than a batch holds come several times in it."""
+        """Raises UsageError if there is no image at all. Fewer images than a batch holds come several times in it.
+
+        Raises ValueError if a batch cannot be cut into that many equal parts.
+        """
         if not len(indices):
             raise UsageError(
                 f"the {loader.split} split has {loader.count} images, which leaves none for this phase; add images"
             )
         self.loader, self.indices, self.batch_size, self.seed = loader, np.asarray(indices), batch_size, seed
         self.augmentation = augmentation
-        # One image ahead of the network: decoding and drawing release the interpreter for most of their time.
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._ahead: dict[int, Future[Batch]] = {}
+        number, of = share
+        if batch_size % of:
+            raise ValueError(f"a batch of {batch_size} images cannot be cut into {of} equal parts")
+        self._mine = range(number * (batch_size // of), (number + 1) * (batch_size // of))
+        # Ahead of the network: decoding, drawing and resizing release the interpreter for most of their time.
+        self._pool = ThreadPoolExecutor(max_workers=_workers(), thread_name_prefix="batches")
+        self._ahead: dict[int, list[Future[Sample]]] = {}
+        self.waited_s = 0.0  # so long has the network waited for images
 
     @property
     def per_epoch(self) -> int:
@@ -114,24 +164,40 @@ class Batches:
         return max(1, len(self.indices) // self.batch_size)
 
     def __getitem__(self, iteration: int) -> Batch:
-        """Return batch `iteration`, and start on the next one."""
-        future = self._ahead.pop(iteration, None) or self._pool.submit(self._make, iteration)
-        self._ahead = {iteration + 1: self._pool.submit(self._make, iteration + 1)}
-        return future.result()
+        """Return batch `iteration`, and start on the next ones."""
+        ahead = range(iteration, iteration + 1 + _BATCHES_AHEAD)
+        for later in ahead:
+            if later not in self._ahead:
+                self._ahead[later] = self._begin(later)
+        for old in [i for i in self._ahead if i not in ahead]:
+            del self._ahead[old]
+        start = time.perf_counter()
+        samples = [future.result() for future in self._ahead.pop(iteration)]
+        self.waited_s += time.perf_counter() - start
+        return collate(samples, self.loader.tasks)
 
     def close(self) -> None:
         """Stop working ahead."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _make(self, iteration: int) -> Batch:
+    def _begin(self, iteration: int) -> list[Future[Sample]]:
+        """Have the images of this share of batch `iteration` loaded and augmented."""
         epoch, position = divmod(iteration, self.per_epoch)
         shuffle = np.random.default_rng([self.seed, epoch])
         rounds = -(-self.batch_size // len(self.indices))  # more than one only where the images do not fill a batch
         order = np.concatenate([shuffle.permutation(self.indices) for _ in range(rounds)])
         chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
-        rng = np.random.default_rng([self.seed, epoch, position])
-        tasks = self.loader.tasks
-        return collate([augment(self.loader[int(i)], tasks, self.augmentation, rng) for i in chosen], tasks)
+        return [self._pool.submit(self._make, int(chosen[i]), epoch, position, i) for i in self._mine]
+
+    def _make(self, index: int, epoch: int, position: int, place: int) -> Sample:
+        rng = np.random.default_rng([self.seed, epoch, position, place])
+        return augment(self.loader[index], self.loader.tasks, self.augmentation, rng)
+
+
+def _workers() -> int:
+    """Return how many threads load images: all cores of this machine are for all of torchrun's processes on it."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // processes))
 
 
 def split_indices(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:

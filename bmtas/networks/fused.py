@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bmtas.networks.blocks import joined, mixture, total, widened
+from bmtas.networks.norms import JointBatchNorm2d, joint_batch_norm
 from bmtas.networks.subgrids import convolve
 
 # What treats every channel by itself and has no parameters: its wide form is itself.
@@ -118,7 +119,9 @@ class _Context:
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """What has a form here stays whole, whoever has written it."""
-        return isinstance(m, (nn.Conv2d, *_CHANNELWISE_MODULES)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (nn.Conv2d, JointBatchNorm2d, *_CHANNELWISE_MODULES)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def _traced(candidate: nn.Module) -> fx.Graph:
@@ -177,7 +180,7 @@ def _form(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[Callable[..., A
 def _module_form(name: str, module: nn.Module) -> Callable[..., Any]:
     if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros":
         return _convolution
-    if type(module) is nn.BatchNorm2d and module.momentum is not None:
+    if type(module) in (nn.BatchNorm2d, JointBatchNorm2d) and module.momentum is not None:
         return _norm
     if isinstance(module, _CHANNELWISE_MODULES):
         return _channelwise_module
@@ -306,7 +309,10 @@ def _norm(context: _Context, x: Tensor, scale: Tensor | None = None) -> Tensor:
         mean, var = joined(means), joined(variances)
     assert first.momentum is not None
     batch = first.training or not running
-    y = F.batch_norm(x, mean, var, weight, bias, batch, first.momentum, first.eps)
+    if batch and isinstance(first, JointBatchNorm2d):
+        y = joint_batch_norm(x, mean, var, weight, bias, first.momentum, first.eps)
+    else:
+        y = F.batch_norm(x, mean, var, weight, bias, batch, first.momentum, first.eps)
     if batch and mean is not None and var is not None and context.k > 1:
         torch._foreach_copy_([*means, *variances], [*mean.chunk(context.k), *var.chunk(context.k)])
     if batch and use_running:

@@ -100,6 +100,18 @@ class Supergraph(nn.Module):
         self.forms = chosen_forms(self.backbone_name, self.stem, self._candidates(), images, repetitions)
         return self.forms
 
+    def compile_layers(self) -> None:
+        """Run stem, candidates and heads through torch.compile from now on; state and results stay what they are.
+
+        Layers in the fused form stay as they are: their operations differ with the candidates that are alive.
+        """
+        parts: list[nn.Module] = [self.stem, *self.heads.values()]
+        parts += [candidate for candidates in self._candidates() for candidate in candidates]
+        # Parts of equal code and different shapes are compiled one by one; the default would give up after eight.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(parts) * 4)
+        for part in parts:
+            part.compile()
+
     def forward(self, image: Tensor, task: int, mix: Tensor) -> Tensor:
         """Return the raw prediction of one task, (N, channels, H, W) or (N, channels).
 

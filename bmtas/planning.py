@@ -1,0 +1,221 @@
+"""What a search is asked for, made into a plan: every setting resolved and checked, nothing written yet."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from bmtas.config import PRESETS, Decode, Preset, ResourceTermKind, RunConfig, reduced_size
+from bmtas.data.protocol import Dataset
+from bmtas.data.source import canonical, open_with_tasks
+from bmtas.errors import BudgetError, UsageError
+from bmtas.networks.backbone import get_backbone
+from bmtas.parallel import check_shares
+from bmtas.profile import build_table
+from bmtas.ranks import processes
+from bmtas.tables import digest, read_table
+from costs.decode import best_architecture
+from costs.errors import BudgetBelowReach
+from costs.join import join_tables
+from costs.lattice import MOST_INTERVAL_TASKS
+from costs.reach import budget_range, check_budgets
+from costs.splits import MOST_DECODED_TASKS
+from costs.table import CostTable
+from costs.units import Budget, Resource, format_quantity, parse_budget
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of a search; None stands for the preset's or the data's own choice. Sizes are (height, width).
+
+    `table` is a file with a cost table of the user's own, whose resources are added to the counted ones.
+    """
+
+    data: str = "scenes"
+    tasks: list[str] | None = None
+    backbone: str = "mobilenet_v2"
+    budgets: tuple[str, ...] = ()
+    decode: Decode = Decode.BEST
+    table: Path | None = None
+    preset: Preset = Preset.QUICK
+    weights: str | None = None
+    seed: int = 0
+    size: tuple[int, int] | None = None
+    search_size: tuple[int, int] | None = None
+    no_resizing: bool = False
+    train_size: tuple[int, int] | None = None
+    search_overrides: dict[str, Any] | None = None
+    train_overrides: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that can start: everything checked, nothing written yet. `notes` say what the user should know."""
+
+    config: RunConfig
+    table: CostTable
+    budgets: tuple[Budget, ...]
+    dataset: Dataset
+    notes: tuple[str, ...]
+
+
+def plan_search(request: Request) -> Plan:
+    """Resolve a request. Raises UsageError where it breaks a rule, BudgetError where no network can be within it."""
+    backbone = get_backbone(request.backbone)
+    asked = [parse_budget(text) for text in request.budgets]
+    dataset, tasks = open_with_tasks(request.data, request.tasks)
+    if len(tasks) > MOST_DECODED_TASKS:
+        raise UsageError(
+            f"{len(tasks)} tasks; architectures can be searched for up to {MOST_DECODED_TASKS}, so name fewer with --tasks"
+        )
+    preset = PRESETS[request.preset]
+    size = request.size or dataset.size
+    own = None if request.table is None else read_table(request.table)
+    table = build_table(backbone, tasks, size)
+    if own is not None:
+        table = join_tables(table, own, str(request.table))
+    search = _overridden(preset.search, request.search_overrides)
+    budgets, notes = _budgets(asked, table, search.resource_term)
+    if request.decode is Decode.ARGMAX and budgets:
+        raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
+    if request.no_resizing:
+        search_size = size
+    else:
+        search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
+    train_size = request.train_size or _smaller(size, preset.train_pixels)
+    weights = request.weights or preset.weights
+    if weights == "none":
+        whose = "" if request.weights else f", as the preset {request.preset.value} has it"
+        notes.append(f"weights: random{whose}; pretrained ones usually give better networks (--weights imagenet)")
+    if train_size != size:
+        notes.append(
+            f"training and metrics at {_text(train_size)}, search at {_text(search_size)}; costs, export and latency are those "
+            f"of the deployed size {_text(size)}"
+        )
+    train = _overridden(preset.train, request.train_overrides)
+    for settings in (search, train):
+        check_shares(settings.batch_size, settings.accumulate, processes())
+    config = RunConfig(
+        data=canonical(request.data),
+        data_fingerprint=dataset.fingerprint(),
+        tasks=[task.to_json() for task in tasks],
+        backbone=backbone.name,
+        weights=weights if weights in ("none", "imagenet") else str(Path(weights).expanduser().resolve()),
+        budgets=[b.text for b in budgets],
+        preset=request.preset,
+        seed=request.seed,
+        deploy_size=size,
+        search_size=search_size,
+        train_size=train_size,
+        search=search,
+        train=train,
+        table_digest=None if own is None else digest(own),
+        decode=request.decode,
+    )
+    return Plan(config, table, tuple(budgets), dataset, tuple(notes))
+
+
+def _overridden(settings: Any, overrides: dict[str, Any] | None) -> Any:
+    """Return `settings` with some fields replaced, checked again."""
+    chosen = {k: v for k, v in (overrides or {}).items() if v is not None}
+    try:
+        return type(settings).model_validate({**settings.model_dump(), **chosen})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))} {e['input']!r}: {e['msg'].lower()}" for e in error.errors()
+        )
+        raise UsageError(f"settings of the run: {problems}") from None
+
+
+def _smaller(size: tuple[int, int], pixels: int | None, scale: float = 1.0) -> tuple[int, int]:
+    bounds = [] if pixels is None else [pixels]
+    if scale < 1.0:
+        bounds.append(int(size[0] * size[1] * scale * scale))
+    return reduced_size(size, min(bounds, default=None))
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Budget], list[str]]:
+    """Check budgets against what the table can reach; return them, or one halfway, and what the user should know of them.
+
+    Raises BudgetError below the reach, UsageError for doubled resources and for costs that a search could not expect.
+    """
+    notes: list[str] = []
+    resources = [b.resource for b in asked]
+    if len(set(resources)) < len(resources):
+        raise UsageError("one budget per resource: " + ", ".join(b.text for b in asked) + " name one twice")
+    if not asked:
+        halfway = (table.shared_total(Resource.MADDS) + table.separate_total(Resource.MADDS)) / 2
+        text = format_quantity(halfway, Resource.MADDS, digits=4, rounding=ROUND_CEILING).replace(" ", "")
+        asked = [parse_budget(text)]
+        notes.append(f"no --budget given: {text}, halfway between all shared and separate networks")
+    for budget in asked:
+        _check_expected(table, budget)
+    if len(table.tasks) == 1:
+        notes.append("one task: there is nothing to share, so the search only goes through its motions")
+    try:
+        check_budgets(table, asked)
+    except BudgetBelowReach as error:
+        raise BudgetError(str(error)) from None
+    _check_together(table, asked)
+    for budget in asked:
+        split, separate = table.split_total(budget.resource), table.separate_total(budget.resource)
+        if budget.value >= budget_range(table, budget.resource)[1]:
+            notes.append(
+                f"budget {budget.text} is no constraint: sharing only the stem costs {format_quantity(split, budget.resource)}, "
+                f"separate networks {format_quantity(separate, budget.resource)}"
+            )
+    return list(asked), notes
+
+
+def _check_together(table: CostTable, budgets: Sequence[Budget]) -> None:
+    """Refuse budgets that no network is within all of, which can be where a cost falls with more groups.
+
+    Raises BudgetError, naming what the others leave of each resource.
+    """
+    count = len(table.tasks)
+    anything = np.full((len(table.layers), count, count), 1.0 / count)
+    try:
+        best_architecture(anything, table, budgets)
+    except BudgetBelowReach as error:
+        reason = str(error)
+    else:
+        return
+    left = []
+    for budget in budgets:
+        others = [b for b in budgets if b is not budget]
+        with contextlib.suppress(BudgetBelowReach):
+            within = best_architecture(anything, table, others)
+            left.append(
+                f"a network within the others has {format_quantity(within.cost[budget.resource], budget.resource)}"
+            )
+    raise BudgetError("; ".join([reason, *left]))
+
+
+def _budgets(asked: Sequence[Budget], table: CostTable, kind: ResourceTermKind) -> tuple[list[Budget], list[str]]:
+    """Return the budgets, none where the loss of the search knows none and none was asked for, and notes."""
+    if asked or kind is ResourceTermKind.BUDGET:
+        return resolve_budgets(asked, table)
+    how = "a fixed resource weight" if kind is ResourceTermKind.WEIGHT else "no resource term"
+    return [], [f"{how} and no --budget: whatever the search comes to is handed over"]
+
+
+def _check_expected(table: CostTable, budget: Budget) -> None:
+    """Refuse a budget whose expected cost a search could not compute, before anything is begun."""
+    dependence, count = table.dependence(budget.resource), len(table.tasks)
+    if dependence != "groups_proportional" and count > MOST_INTERVAL_TASKS:
+        raise UsageError(
+            f"budget {budget.text}: {budget.resource} depends on {dependence}, and its expected value for {count} tasks is a "
+            f"sum over too many groupings; up to {MOST_INTERVAL_TASKS} tasks can have such a budget. Name fewer with --tasks, "
+            "or give a budget in MAdds or Params"
+        )
