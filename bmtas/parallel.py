@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,12 @@ class Parallel:
             raise _OfFirstProcess(message, code)
         return result
 
+    def leave(self) -> None:
+        """Part from the other processes for good, when all have come here: what follows is this process's own affair."""
+        if self.fabric is not None:
+            self.fabric.barrier()
+            torch.distributed.destroy_process_group()
+
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Within this block, the end of another process is an EnvironmentProblem and no riddle."""
@@ -178,6 +185,7 @@ def _joined(kind: str) -> Parallel:
             "(--nproc-per-node), or give --device cpu"
         )
     strategies = require("lightning_fabric.strategies", "host")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's own first line tells as much
     fabric = fabric_module.Fabric(
         accelerator=kind,
         devices=here,

@@ -36,6 +36,7 @@ def run_steps(
     """
     saved = time.monotonic()
     with stop_between_steps() as stop, parallel.together():
+        parallel.most([0])  # from here on a signal finds all processes ready for it
         progress.start(name, total, done)
         if done:
             progress.note(f"continuing at step {done} of {total}")

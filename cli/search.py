@@ -166,6 +166,7 @@ def search_command(
             return
         how = How(join_processes(device), compile=compiled, tensorboard=tensorboard)
         run = run_search(plan, runs, progress, how, new=new)
+        how.parallel.leave()
     if not speaks():
         return
     if json is not None:

@@ -38,6 +38,7 @@ def train_command(
             said = train_network(chosen, name, progress, how)
             if said is not None:
                 progress.note(said)
+        how.parallel.leave()
         if not speaks():
             return
         evaluate_networks(chosen, names, progress, device=device)

@@ -67,8 +67,8 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def image_tensor(image: np.ndarray) -> Tensor:
-    """Map (H, W, 3) uint8 to (3, H, W) float32 in [-1, 1]; the exported network's metadata states the same rule."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 127.5 - 1.0
+    """Map (H, W, 3) uint8 to (3, H, W) in [-1, 1], of PyTorch's default type; the exported network's metadata states the rule."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(torch.get_default_dtype()) / 127.5 - 1.0
 
 
 def label_tensor(task: Task, label: np.ndarray | None, size: tuple[int, int]) -> Tensor:
