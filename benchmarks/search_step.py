@@ -209,9 +209,9 @@ class Bench:
             with self.autocast():
                 run = self.ours.forward_sampled(self.inputs[OURS], choices)
             losses = [self.loss(t, prediction) for t, prediction in enumerate(run.predictions)]
-            gates = [run.gate_gradients(loss, t, last=t == len(TASKS) - 1) for t, loss in enumerate(losses)]
+            gradients = self.ours.mix_gradients(run, losses)
             torch.stack([loss.detach() for loss in losses]).tolist()
-        soft.gather(-1, choices.unsqueeze(-1)).squeeze(-1).backward(torch.stack(gates, dim=1))
+        soft.backward(gradients)
         self.arch.step()
 
 

@@ -27,7 +27,7 @@ class Estimator(str, Enum):
     """How a step passes through the supergraph."""
 
     SOFT = "soft"  # the paper: all candidates of a layer, mixed by softened samples (Gumbel-softmax)
-    SAMPLED = "sampled"  # one candidate per task and layer; the gradient is that of the chosen one's weight (GDAS)
+    SAMPLED = "sampled"  # one candidate per task and layer; straight-through gradient
 
 
 class Precision(str, Enum):

@@ -142,7 +142,7 @@ class Training:
         if self.parallel.size > 1:
             use_joint_norms(network)
         if self.how.compile:
-            network.compile()
+            network.compile(dynamic=False)
         return network, optimiser, done
 
     def _step(self, network: GraphNetwork, optimiser: torch.optim.Optimizer, step: int) -> dict[str, float]:

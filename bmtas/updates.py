@@ -6,7 +6,7 @@ during the warm-up.
     soft       every candidate of a layer, mixed; the supergraph is updated for each task in turn (paper, appendix A)
     sampled    the candidate of greatest weight only; tasks that drew the same so far are computed once, and all tasks
                update the weights together, which is our choice: in turn, nothing could be shared. The architecture
-               parameters get the gradient of the chosen candidates' weights (Dong & Yang, GDAS, CVPR 2019)
+               parameters get the straight-through gradient (`bmtas.networks.sampled`)
 
 A batch may be computed in parts, one after the other (gradient accumulation) and by several processes; the gradients of
 all parts are summed before a step is taken. Only the normalisation then differs from that of a whole batch: each of the parts
@@ -133,27 +133,24 @@ class SampledUpdates(_Updates):
         return losses
 
     def add_gradients(self, batch: Batch, mixes: Sequence[Tensor]) -> Losses:
-        """Give each chosen weight the gradient of its gate in its own task's loss: `bmtas.networks.sampled`."""
+        """Hand the gradient by each task's mix on to its softened sample: `bmtas.networks.sampled`."""
         choices = _choices(mixes)
         with self.supergraph.batch_statistics():
-            parts = [self._gates(part, choices) for part in self._parts(batch)]
+            parts = [self._gradients(part, choices) for part in self._parts(batch)]
         losses = self._whole(self.tasks, [part for part, _ in parts])
+        whole = torch.stack([gradients for _, gradients in parts]).sum(dim=0)
         for t, mix in enumerate(mixes):
-            chosen = mix.gather(1, choices[:, t : t + 1]).squeeze(1)
-            gates = torch.stack([gates[t] for _, gates in parts]).sum(dim=0)
-            chosen.backward(gates.to(chosen.device, chosen.dtype))  # type: ignore[no-untyped-call]
+            mix.backward(whole[:, t].to(mix.device, mix.dtype))  # type: ignore[no-untyped-call]
         return losses
 
-    def _gates(self, batch: Batch, choices: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return every task's loss on a part of a batch, and the gradients of its gates, (L,) each."""
+    def _gradients(self, batch: Batch, choices: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return every task's loss on a part of a batch, scalars, and the gradients of the weighted ones, (L, T, C)."""
         with self._autocast():
             run = self.supergraph.forward_sampled(batch.images, choices)
-        losses, gates = [], []
-        for t, task in enumerate(self.tasks):
-            loss = batch_loss(task, _widened(run.predictions[t]), batch)
-            gates.append(run.gate_gradients(task.loss_weight * loss, t, last=t + 1 == len(self.tasks)))
-            losses.append(loss.detach())
-        return losses, gates
+        losses = [batch_loss(task, _widened(p), batch) for task, p in zip(self.tasks, run.predictions, strict=True)]
+        weighted = [task.loss_weight * loss for task, loss in zip(self.tasks, losses, strict=True)]
+        with self._autocast():
+            return [loss.detach() for loss in losses], self.supergraph.mix_gradients(run, weighted)
 
 
 def _choices(mixes: Sequence[Tensor]) -> Tensor:

@@ -137,7 +137,9 @@ def test_a_history_without_an_architecture_step_is_told_in_the_picture(tmp_path:
     steps += [{"step": i, "expected.peak_memory_mib": 6.0 - i, "multiplier.peak_memory_mib": 0.1} for i in (1, 2)]
     draw_budgets(steps, budgets, tmp_path / "budget.svg")
     texts = texts_of(tmp_path / "budget.svg")
-    assert {"no architecture step", "with an expected cost in MAdds", "budget 5MiB", "greatest expected layer"} <= set(texts)
+    assert {"no architecture step", "with an expected cost in MAdds", "budget 5MiB", "greatest expected layer"} <= set(
+        texts
+    )
     assert "budget 1GMAdds" not in texts  # no legend of nothing
     draw_budgets([], budgets[:1], tmp_path / "empty.svg")
     assert texts_of(tmp_path / "empty.svg") == ["no architecture step", "with an expected cost in MAdds"]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bmtas.architecture import Architecture
 from bmtas.checkpoint import load_checkpoint
 from bmtas.config import Optimiser, RunConfig
-from bmtas.data.protocol import Dataset
+from bmtas.data.protocol import Dataset, Sample
+from bmtas.data.scenes import Scenes
 from bmtas.data.source import open_dataset
 from bmtas.errors import DivergedError, UsageError
 from bmtas.interrupt import Interrupted
@@ -188,3 +191,38 @@ def test_a_checkpoint_of_another_architecture_is_refused(config: RunConfig, stra
 def test_weights_of_another_architecture_are_refused(config: RunConfig, straight: Path) -> None:
     with pytest.raises(UsageError, match=r"weights\.pt does not belong to the network"):
         load_network(config, Architecture.separate("mobilenet_v2", TASKS, 18), straight / "weights.pt")
+
+
+class Broken(Scenes):
+    """Scenes whose depth is a million times too large from the 25th image on, as with a sensor that breaks."""
+
+    loaded = 0
+
+    def load(self, split: str, index: int, *, size: tuple[int, int], tasks: Sequence[str]) -> Sample:
+        sample = super().load(split, index, size=size, tasks=tasks)
+        self.loaded += 1
+        if self.loaded > 24:
+            sample.labels["depth"] = sample.labels["depth"] * np.float32(1e6)
+        return sample
+
+
+def test_a_loss_that_explodes_stops_the_training_and_the_checkpoint_from_before_stays(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 40})})
+    doomed = training(longer, tmp_path, Broken())
+    doomed.checkpoint_every_s = 0.0
+    with pytest.raises(
+        DivergedError, match=r"step 1\d: the loss of 'depth' has exploded.*last good checkpoint"
+    ) as caught:
+        doomed.run(Silent())
+    at = int(re.search(r"step (\d+)", str(caught.value)).group(1))
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert saved["done"] == at  # the step at which it exploded is not in it
+    assert all(torch.isfinite(value).all() for value in saved["network"].values())
+
+
+def test_training_in_parts_ends_with_other_weights_but_all_steps(config: RunConfig, tmp_path: Path) -> None:
+    parts = config.train.model_copy(update={"accumulate": 2, "batch_size": 4})
+    training(config.model_copy(update={"train": parts}), tmp_path, None).run(Silent())
+    assert steps_of(tmp_path) == [0, 1, 2, 3]

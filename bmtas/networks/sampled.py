@@ -1,28 +1,32 @@
 """One candidate per task and layer instead of a mixture: tasks that have drawn the same so far are computed once.
 
-The estimator is that of GDAS (Dong & Yang, CVPR 2019, section 3.2): the forward pass takes the candidate j = argmax of the
-softened sample z of `bmtas.relaxation.gumbel_softmax`, and the backward pass differentiates z_j, the only weight that enters. Written
-with a gate g[l, t] = 1 + z_j - stop_gradient(z_j) that multiplies the chosen candidate's output (the residual included,
-as `mix` does in the soft form), the gradient of the architecture parameters is
+The forward pass takes the candidate j = argmax of the softened sample z of `bmtas.relaxation.gumbel_softmax`, as if the mix
+were its one-hot vector; the backward pass hands the gradient by the mix on to z (straight-through Gumbel-softmax, Jang et al., ICLR
+2017, section 2.2). By the mix of layer l on the path of task t the gradient is
 
-    dL/dlogits[l, t] = dL_t/dg[l, t] * dz_j/dlogits[l, t],        dL_t/dg[l, t] = <dL_t/dy, y>
+    dL_t/dmix[l, t, j] = <dL_t/dy, y_j>
 
-with y the chosen candidate's output, because g * y is all that the rest of the task's path sees. The gate is 1, so the
-forward pass does not need it, and tasks share y although each has a gate and a loss of its own. A search takes an architecture step as
+with y the layer's output on that path and y_j what candidate j makes of the layer's input there. So an architecture step
+needs the candidates' outputs, but no backward pass through those that were not drawn.
+
+GDAS (Dong & Yang, CVPR 2019) keeps only the entry of the drawn candidate, and needs no others' outputs. Here that entry says next
+to nothing: what follows a layer is normalised, so the loss hardly changes with the size of an output, and
+<dL_t/dy, y> is about 0 whatever was drawn. `benchmarks/planted_search.py` tells the difference: with it, no tree was found.
+
+A search takes an architecture step as
 
     z = torch.stack([gumbel_softmax(logits[:, t], temperature, generator) for t in range(T)], dim=1)    # (L, T, C)
-    choices = z.detach().argmax(dim=-1)                                                                 # (L, T)
     with supergraph.batch_statistics():
-        run = supergraph.forward_sampled(images, choices)
-        gates = torch.stack([run.gate_gradients(loss_t, t) for t ...], dim=1)                           # (L, T)
-    z.gather(-1, choices.unsqueeze(-1)).squeeze(-1).backward(gates)
+        run = supergraph.forward_sampled(images, z.detach().argmax(dim=-1))
+        gradients = supergraph.mix_gradients(run, [loss_t ...])                                         # (L, T, C)
+    z.backward(gradients)
 
 and a weight step by one backward pass of the summed losses of `run.predictions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,28 +37,49 @@ from torch import Tensor
 class SampledPass:
     """What one pass over all tasks has computed.
 
-    `predictions` are the raw ones per task, (N, channels, H, W) or (N, channels). `outputs[t][l]` is the output of the
-    candidate that task t has drawn in layer l; tasks with equal draws up to there hold the very same tensor.
+    `predictions` are the raw ones per task, (N, channels, H, W) or (N, channels). `choices[l][t]` is the candidate that
+    task t has drawn in layer l, `outputs[t][l]` its output, `stem` the first layer's input; tasks with equal draws up to
+    a layer hold the very same tensor.
     """
 
     predictions: tuple[Tensor, ...]
+    choices: tuple[tuple[int, ...], ...]
+    stem: Tensor
     outputs: tuple[tuple[Tensor, ...], ...]
 
-    def gate_gradients(self, loss: Tensor, task: int, *, last: bool = False) -> Tensor:
-        """Return dL_t/dg[l, t] for all layers, (L,), of the loss of one task, a scalar made of its prediction.
 
-        Gradients of weights are neither computed nor touched. `last` frees the pass's memory: say so for the task after
-        which nothing is asked of this pass any more.
-        """
-        outputs = self.outputs[task]
-        gradients = torch.autograd.grad(loss, outputs, retain_graph=not last)
-        # Products of half precision summed in it would lose what they are summed for.
-        precise = torch.promote_types(loss.dtype, torch.float32)
-        return torch.stack([_inner(g, y.detach(), precise) for g, y in zip(gradients, outputs, strict=True)])
+def mix_gradients(run: SampledPass, losses: Sequence[Tensor], candidates: Sequence[Iterable[Candidate]]) -> Tensor:
+    """Return dL_t/dmix[l, t, j], (L, T, C), of each task's own loss, a scalar made of its prediction.
+
+    `candidates[l][j]` runs a candidate. Gradients of weights are neither computed nor touched; the pass's memory is freed.
+    """
+    last = len(losses) - 1
+    of_outputs = [torch.autograd.grad(loss, run.outputs[t], retain_graph=t < last) for t, loss in enumerate(losses)]
+    # Products of half precision summed in it would lose what they are summed for.
+    precise = torch.promote_types(losses[0].dtype, torch.float32)
+    result = torch.zeros(len(candidates), len(losses), len(list(candidates[0])), dtype=precise, device=losses[0].device)
+    with torch.no_grad():
+        for layer, row in enumerate(run.choices):
+            inputs = [run.stem if layer == 0 else path[layer - 1] for path in run.outputs]
+            for x, tasks in _by_input(inputs):
+                known = {row[t]: run.outputs[t][layer].detach() for t in tasks}
+                for j, candidate in enumerate(candidates[layer]):
+                    y = known[j] if j in known else candidate(x.detach())
+                    for t in tasks:
+                        result[layer, t, j] = (of_outputs[t][layer] * y).sum(dtype=precise)
+    return result
 
 
-def _inner(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    return (a * b).sum(dtype=dtype)
+Candidate = Callable[[Tensor], Tensor]
+"""Maps (N, channels, H, W) to its output."""
+
+
+def _by_input(inputs: Sequence[Tensor]) -> list[tuple[Tensor, list[int]]]:
+    """Return each distinct tensor with the tasks whose input it is."""
+    tasks: dict[int, list[int]] = {}
+    for t, x in enumerate(inputs):
+        tasks.setdefault(id(x), []).append(t)
+    return [(inputs[group[0]], group) for group in tasks.values()]
 
 
 def checked_choices(choices: Tensor | Sequence[Sequence[int]], shape: tuple[int, int, int]) -> list[list[int]]:

@@ -15,7 +15,7 @@ from bmtas.networks.candidates import Candidates, checkpointed, weighted_sum
 from bmtas.networks.forms import chosen_forms
 from bmtas.networks.heads import build_head
 from bmtas.networks.relu6 import use_lean_relu6
-from bmtas.networks.sampled import SampledPass, along_prefixes, checked_choices
+from bmtas.networks.sampled import SampledPass, along_prefixes, checked_choices, mix_gradients
 from bmtas.networks.subgrids import use_subgrids
 from bmtas.networks.weights import Weights
 from bmtas.tasks import Task
@@ -110,7 +110,7 @@ class Supergraph(nn.Module):
         # Parts of equal code and different shapes are compiled one by one; the default would give up after eight.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(parts) * 4)
         for part in parts:
-            part.compile()
+            part.compile(dynamic=False)
 
     def forward(self, image: Tensor, task: int, mix: Tensor) -> Tensor:
         """Return the raw prediction of one task, (N, channels, H, W) or (N, channels).
@@ -132,7 +132,7 @@ class Supergraph(nn.Module):
         return self._predict(task, outputs, image)
 
     def forward_sampled(self, image: Tensor, choices: Tensor | Sequence[Sequence[int]]) -> SampledPass:
-        """Return the predictions of all tasks when each takes one candidate per layer, and what its gates need.
+        """Return the predictions of all tasks when each takes one candidate per layer, and what `mix_gradients` needs.
 
         `image` is (N, 3, H, W), `choices` (L, T) whole numbers below C. Tasks that have drawn the same up to a layer are
         computed once up to there; see `bmtas.networks.sampled`. Raises ValueError if the choices do not fit.
@@ -143,9 +143,17 @@ class Supergraph(nn.Module):
             candidate = layers[layer][j]
             return checkpointed(candidate, x) if self._recomputes() else candidate(x)
 
-        paths = along_prefixes(self.stem(image), checked_choices(choices, self.shape), run)
+        rows, stem = checked_choices(choices, self.shape), self.stem(image)
+        paths = along_prefixes(stem, rows, run)
         predictions = tuple(self._predict(task, path, image) for task, path in enumerate(paths))
-        return SampledPass(predictions, tuple(tuple(path) for path in paths))
+        return SampledPass(predictions, tuple(map(tuple, rows)), stem, tuple(map(tuple, paths)))
+
+    def mix_gradients(self, run: SampledPass, losses: Sequence[Tensor]) -> Tensor:
+        """Return the gradient of each task's loss by the mix on its path, (L, T, C): see `bmtas.networks.sampled`.
+
+        To be called in the same `batch_statistics()` block as `forward_sampled`.
+        """
+        return mix_gradients(run, losses, self._candidates())
 
     @contextlib.contextmanager
     def batch_statistics(self) -> Iterator[None]:

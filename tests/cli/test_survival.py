@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 # Checkpoints after every step instead of every half minute, so that there is something to kill between.
@@ -157,7 +159,11 @@ def test_a_search_with_another_configuration_does_not_go_on_with_the_latest_run(
     copied_run: Callable[..., Path], search_tiny: Callable[..., list[str]], bmtas: Callable[..., Any]
 ) -> None:
     run = copied_run("run.json", "table.json", "search/checkpoint.pt", "search/history.jsonl")
-    assert bmtas(*search_tiny(run.parent), "--seed", "1").code == 0
+    result = bmtas(*search_tiny(run.parent), "--seed", "1")
+    assert result.code == 0
+    assert f"{run.name} has not ended, but differs in seed (0 there, 1 now); a new run begins" in " ".join(
+        result.err.split()
+    )
     assert sorted(p.name[:3] for p in run.parent.iterdir()) == ["001", "002"]
     assert not (run / "architecture.json").exists()
 
@@ -213,3 +219,55 @@ def test_weights_that_were_cut_short_are_refused(copied_run: Callable[..., Path]
         assert result.code == 2
         assert "weights.pt cannot be read" in result.err
     assert not (run / "networks/shared/model.onnx").exists()
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before_and_the_end_is_the_same(
+    search_tiny: Callable[..., list[str]],
+    start: Callable[..., Any],
+    bmtas: Callable[..., Any],
+    searched_run: Any,
+    tmp_path: Path,
+) -> None:
+    process = start(*search_tiny(tmp_path), setup=EVERY_STEP)
+    process.communicate(timeout=120)
+    (run,) = tmp_path.iterdir()
+    (run / "architecture.json").unlink()
+    cut(run / "search/checkpoint.pt")
+    result = bmtas(*search_tiny(tmp_path))
+    assert result.code == 0
+    assert "going on from the checkpoint before it" in result.err
+    assert "continuing at step 4 of 5" in result.err
+    assert (run / "architecture.json").read_bytes() == (searched_run.path / "architecture.json").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_quick_search_killed_at_twenty_random_moments_ends_bit_for_bit_the_same(
+    tiny_data: Path, start: Callable[..., Any], bmtas: Callable[..., Any], tmp_path: Path
+) -> None:
+    command = ["search", "--data", tiny_data, "--budget", "130MMAdds", "--size", "64x64", "--search-size", "32x32"]
+    assert bmtas(*command, "--runs", tmp_path / "straight").code == 0
+    (straight,) = (tmp_path / "straight").iterdir()
+    moments = random.Random(4)
+    setup = "import bmtas.search\nbmtas.search.Search.checkpoint_every_s = 0.2"
+    kills = searches = 0
+    while kills < 20:
+        runs = tmp_path / f"killed{searches}"
+        searches += 1
+        while not list(runs.glob("*/architecture.json")):
+            process = start(*command, "--runs", runs, setup=setup)
+            if kills < 20:
+                # From before torch is imported to the middle of many steps and of the files they write.
+                time.sleep(moments.uniform(0.5, 12.0))
+            if kills < 20 and process.poll() is None:
+                process.kill()
+                kills += 1
+            process.communicate(timeout=600)
+        (run,) = [path for path in runs.iterdir() if not path.name.startswith(".")]
+        for name in ("architecture.json", "search/probabilities.json"):
+            assert (run / name).read_bytes() == (straight / name).read_bytes()
+        assert lines(run / "search/history.jsonl") == lines(straight / "search/history.jsonl")
+        ours, theirs = (
+            torch.load(path / "search/checkpoint.pt", weights_only=True)["supergraph"] for path in (run, straight)
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

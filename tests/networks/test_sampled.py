@@ -55,12 +55,18 @@ def loss_of(task: int, prediction: Tensor) -> Tensor:
     return (prediction - target).square().mean()
 
 
-def alone(supergraph: Supergraph, task: int, gates: Tensor, choices: list[list[int]] = CHOICES) -> Tensor:
-    """One task by itself, every gate (L,) multiplied where it stands."""
+def drawn(choices: list[list[int]] = CHOICES) -> list[Tensor]:
+    """The mixes (L, C) of the tasks, one after the other: 1 where a candidate was drawn, 0 elsewhere."""
+    one_hot = F.one_hot(torch.tensor(choices), 3).double()  # (L, T, C)
+    return [one_hot[:, t].requires_grad_() for t in range(3)]
+
+
+def alone(supergraph: Supergraph, task: int, mix: Tensor) -> Tensor:
+    """One task by itself, all candidates of every layer computed and mixed."""
     x = supergraph.stem(image())
     tap = x
-    for layer, row in enumerate(choices):
-        x = gates[layer] * supergraph.layers[layer][row[task]](x)
+    for layer in range(LAYERS):
+        x = sum(mix[layer, j] * supergraph.layers[layer][j](x) for j in range(3))
         tap = x if layer == supergraph.tap else tap
     prediction: Tensor = supergraph.heads[TASKS[task].name](x, tap)
     if TASKS[task].dense:
@@ -68,23 +74,16 @@ def alone(supergraph: Supergraph, task: int, gates: Tensor, choices: list[list[i
     return prediction
 
 
-def ones(tasks: int = 3) -> Tensor:
-    return torch.ones(LAYERS, tasks, dtype=torch.float64, requires_grad=True)
+def gradients_alone(supergraph: Supergraph) -> Tensor:
+    """(L, T, C) derivatives of each task's own loss by its own mix, task by task."""
+    mixes = drawn()
+    found = [torch.autograd.grad(loss_of(t, alone(supergraph, t, mix)), mix)[0] for t, mix in enumerate(mixes)]
+    return torch.stack(found, dim=1)
 
 
-def gates_alone(supergraph: Supergraph) -> Tensor:
-    """(L, T) derivatives of each task's own loss by its own gates, task by task."""
-    gates = ones()
-    for t in range(3):
-        loss_of(t, alone(supergraph, t, gates[:, t])).backward()
-    assert gates.grad is not None
-    return gates.grad
-
-
-def gates_together(supergraph: Supergraph) -> Tensor:
+def gradients_together(supergraph: Supergraph) -> Tensor:
     run = supergraph.forward_sampled(image(), torch.tensor(CHOICES))
-    losses = [loss_of(t, prediction) for t, prediction in enumerate(run.predictions)]
-    return torch.stack([run.gate_gradients(loss, t, last=t == 2) for t, loss in enumerate(losses)], dim=1)
+    return supergraph.mix_gradients(run, [loss_of(t, prediction) for t, prediction in enumerate(run.predictions)])
 
 
 def test_predictions_are_those_of_each_task_alone(supergraph: Supergraph) -> None:
@@ -92,33 +91,49 @@ def test_predictions_are_those_of_each_task_alone(supergraph: Supergraph) -> Non
     with torch.no_grad():
         run = supergraph.forward_sampled(image(), CHOICES)
         for t, prediction in enumerate(run.predictions):
-            torch.testing.assert_close(prediction, alone(supergraph, t, ones()[:, t]), rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(prediction, alone(supergraph, t, drawn()[t]), rtol=1e-10, atol=1e-12)
     assert [tuple(p.shape) for p in run.predictions] == [(2, 3, 32, 32), (2, 2), (2, 1, 32, 32)]
     assert not any(y.requires_grad for path in run.outputs for y in path)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_with_frozen_statistics_gate_gradients_are_those_of_each_task_alone(
+def test_with_frozen_statistics_gradients_of_the_mix_are_those_of_each_task_alone(
     supergraph: Supergraph, checkpointing: bool
 ) -> None:
     supergraph.eval()
     supergraph.checkpointing = checkpointing
-    expected = gates_alone(supergraph)
-    supergraph.zero_grad(set_to_none=True)
-    torch.testing.assert_close(gates_together(supergraph), expected, rtol=1e-9, atol=1e-13)
+    expected = gradients_alone(supergraph)
+    torch.testing.assert_close(gradients_together(supergraph), expected, rtol=1e-9, atol=1e-13)
     assert all(p.grad is None for p in supergraph.parameters())
     assert (expected[:3, 0] - expected[:3, 2]).abs().min() > 1e-6  # shared tensors, yet each task has its own
+    assert (expected != 0).all()  # of candidates that nobody drew, too
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_with_batch_statistics_gate_gradients_are_those_of_each_task_alone(
+def test_with_batch_statistics_gradients_of_the_mix_are_those_of_each_task_alone(
     supergraph: Supergraph, checkpointing: bool
 ) -> None:
     supergraph.checkpointing = checkpointing
     before = {name: value.clone() for name, value in supergraph.named_buffers()}
     with supergraph.batch_statistics():
-        torch.testing.assert_close(gates_together(supergraph), gates_alone(supergraph), rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(gradients_together(supergraph), gradients_alone(supergraph), rtol=1e-9, atol=1e-13)
     assert all(torch.equal(value, before[name]) for name, value in supergraph.named_buffers())
+
+
+def test_others_than_the_drawn_run_once_for_all_tasks_on_the_same_input(supergraph: Supergraph) -> None:
+    made: dict[tuple[int, int], int] = {}
+    for layer, candidates in enumerate(supergraph.layers):
+        for j, candidate in enumerate(candidates):
+
+            def count(*_: object, at: tuple[int, int] = (layer, j)) -> None:
+                made[at] = made.get(at, 0) + 1
+
+            candidate.register_forward_hook(count)
+    with supergraph.batch_statistics():
+        gradients_together(supergraph)
+    # Distinct inputs of the layers: all tasks have the stem's, then tasks 0 and 2 have one together for three layers.
+    inputs = [1, 1, 2, 2, 3]
+    assert made == {(layer, j): count for layer, count in enumerate(inputs) for j in range(3)}
 
 
 def test_shared_prefixes_run_once(supergraph: Supergraph) -> None:
@@ -144,37 +159,35 @@ def test_one_backward_pass_of_the_summed_losses_trains_the_weights(supergraph: S
     supergraph.eval()  # in training a shared prefix updates its statistics once, tasks alone several times
     supergraph.checkpointing = checkpointing
     for t in range(3):
-        ((t + 1) * loss_of(t, alone(supergraph, t, ones()[:, t]))).backward()
+        ((t + 1) * loss_of(t, alone(supergraph, t, drawn()[t]))).backward()
     expected = {name: p.grad for name, p in supergraph.named_parameters() if p.grad is not None}
     supergraph.zero_grad(set_to_none=True)
     run = supergraph.forward_sampled(image(), CHOICES)
     torch.stack([(t + 1) * loss_of(t, p) for t, p in enumerate(run.predictions)]).sum().backward()
     found = {name: p.grad for name, p in supergraph.named_parameters() if p.grad is not None}
-    assert list(found) == list(expected)
+    assert all(not gradient.any() for name, gradient in expected.items() if name not in found)
+    assert set(found) <= set(expected)
     assert not any(name.startswith("layers.0.0.") for name in found)  # nobody has drawn it
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-12)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-12)
 
 
-def test_the_documented_use_gives_the_gradient_of_the_straight_through_gate(supergraph: Supergraph) -> None:
-    def drawn() -> tuple[Tensor, Tensor]:
+def test_the_documented_use_gives_the_straight_through_gradient(supergraph: Supergraph) -> None:
+    def sampled() -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(5)
         logits = torch.randn(LAYERS, 3, 3, dtype=torch.float64, generator=generator).requires_grad_()
         return logits, torch.stack([gumbel_softmax(logits[:, t], 0.7, generator) for t in range(3)], dim=1)
 
-    logits, z = drawn()
-    choices = z.detach().argmax(dim=-1)
+    logits, z = sampled()
     with supergraph.batch_statistics():
-        run = supergraph.forward_sampled(image(), choices)
+        run = supergraph.forward_sampled(image(), z.detach().argmax(dim=-1))
         losses = [loss_of(t, prediction) for t, prediction in enumerate(run.predictions)]
-        gates = torch.stack([run.gate_gradients(loss, t) for t, loss in enumerate(losses)], dim=1)
-    z.gather(-1, choices.unsqueeze(-1)).squeeze(-1).backward(gates)
-    reference, z = drawn()
-    chosen = z.gather(-1, choices.unsqueeze(-1)).squeeze(-1)
+        z.backward(supergraph.mix_gradients(run, losses))
+    reference, z = sampled()
+    hard = F.one_hot(z.detach().argmax(dim=-1), 3) + z - z.detach()
     with supergraph.batch_statistics():
         for t in range(3):
-            gate = 1 + chosen[:, t] - chosen[:, t].detach()
-            loss_of(t, alone(supergraph, t, gate, choices.tolist())).backward(retain_graph=True)
+            loss_of(t, alone(supergraph, t, hard[:, t])).backward(retain_graph=True)
     assert logits.grad is not None
     assert reference.grad is not None
     torch.testing.assert_close(logits.grad, reference.grad, rtol=1e-9, atol=1e-13)
