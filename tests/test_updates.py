@@ -114,14 +114,14 @@ def test_a_sampled_architecture_step_tells_each_task_what_every_candidate_would_
         # Central differences: a little more or less of one candidate's output.
         for layer, j in ((0, 0), (0, 1), (9, 0), (9, 1), (17, 0), (17, 1)):
             values = []
-            for shift in (1e-9, -1e-9):
+            for shift in (1e-8, -1e-8):
                 moved = certain.clone()
                 moved[layer, j] += shift
                 with supergraph.batch_statistics(), torch.no_grad():
                     prediction = supergraph(batch.images, t, moved)
                 values.append(task.loss_weight * task_loss(task, prediction, batch.labels[task.name]).item())
-            slope = (values[0] - values[1]) / 2e-9
-            assert grad[layer, j].item() == pytest.approx(slope, rel=1e-3, abs=1e-5)
+            slope = (values[0] - values[1]) / 2e-8
+            assert grad[layer, j].item() == pytest.approx(slope, rel=2e-3, abs=1e-4)
 
 
 def test_bf16_is_close_to_fp32_and_keeps_weights_and_losses_in_float32(
