@@ -140,6 +140,7 @@ class Search:
                 progress=progress,
                 checkpoint_every_s=self.checkpoint_every_s,
                 parallel=self.parallel,
+                waited_s=lambda: sum(batches.waited_s for batches in self.batches.values()),
             )
         finally:
             for batches in self.batches.values():

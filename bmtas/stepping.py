@@ -13,6 +13,7 @@ from bmtas.interrupt import Interrupted, stop_between_steps
 from bmtas.parallel import Parallel
 from bmtas.progress import Progress
 
+_MUCH, _SECONDS_WORTH_A_WORD = 0.2, 10.0
 CHECKPOINT_EVERY_S = 30.0  # so often that little is lost, so seldom that it costs little
 
 
@@ -27,14 +28,16 @@ def run_steps(
     progress: Progress,
     checkpoint_every_s: float,
     parallel: Parallel,
+    waited_s: Callable[[], float],
 ) -> None:
     """Take the steps `done` to `total` - 1, then `finish`.
 
     `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken. Raises
     Interrupted after SIGINT or SIGTERM, when everything is saved. All processes save and stop at the same step, whichever
-    of them has met a signal; `save` and `finish` are called in all of them.
+    of them has met a signal; `save` and `finish` are called in all of them. `waited_s()` tells how many seconds the steps
+    have waited for images; too many are told to the user.
     """
-    saved = time.monotonic()
+    begun = saved = time.monotonic()
     with stop_between_steps() as stop, parallel.together():
         parallel.most([0])  # from here on a signal finds all processes ready for it
         progress.start(name, total, done)
@@ -49,10 +52,19 @@ def run_steps(
             if signum and step + 1 < total:
                 raise Interrupted(signum)
             progress.advance(**shown)
+        _tell_waiting(waited_s(), time.monotonic() - begun, progress)
         finish()
         (signum,) = parallel.most([stop.signal])
         if signum:
             raise Interrupted(signum)
+
+
+def _tell_waiting(waited_s: float, whole_s: float, progress: Progress) -> None:
+    if waited_s > _MUCH * whole_s and waited_s > _SECONDS_WORTH_A_WORD:
+        progress.note(
+            f"{waited_s / whole_s:.0%} of the time went to waiting for images: keep them on a faster disk or nearer to the "
+            "size of the network's input, or give the process more cores"
+        )
 
 
 class History:

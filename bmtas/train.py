@@ -112,6 +112,7 @@ class Training:
                 progress=progress,
                 checkpoint_every_s=self.checkpoint_every_s,
                 parallel=self.parallel,
+                waited_s=lambda: self.batches.waited_s,
             )
         finally:
             self.batches.close()
