@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem, UsageError
+from bmtas.ranks import torchrun_rank
 from cli.bench import bench_command
 from cli.evaluate import evaluate_command
 from cli.export import export_command
@@ -38,7 +39,19 @@ app.command("show")(show_command)
 
 # What the extra `host` brings. The device role has none of it, and its commands import none of it.
 _HOST_PACKAGES = frozenset(
-    ("fvcore", "matplotlib", "onnx", "onnxscript", "PIL", "safetensors", "torch", "torchmetrics", "torchvision", "yaml")
+    (
+        "fvcore",
+        "lightning_fabric",
+        "matplotlib",
+        "onnx",
+        "onnxscript",
+        "PIL",
+        "safetensors",
+        "torch",
+        "torchmetrics",
+        "torchvision",
+        "yaml",
+    )
 )
 
 
@@ -85,7 +98,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _report(message: str, code: int) -> int:
     from cli.console import err
 
-    err().print("[bold red]error:[/] ", end="")
+    rank = torchrun_rank()
+    whose = f"process {rank}: " if rank else ""  # the first one speaks for all; what others met is told apart from it
+    err().print(f"[bold red]{whose}error:[/] ", end="")
     err().print(message, markup=False)
     return code
 

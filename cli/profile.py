@@ -11,7 +11,7 @@ from cli.options import Json
 
 
 def profile_command(
-    backbone: Annotated[str, typer.Option(help="mobilenet_v2 or resnet50.")] = "mobilenet_v2",
+    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet50, or tiny (for checks).")] = "mobilenet_v2",
     tasks: Annotated[
         str | None,
         typer.Option(

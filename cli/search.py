@@ -22,7 +22,7 @@ def search_command(
         str | None,
         typer.Option(help="Tasks of the data, with commas; all if left out (of scenes: the five of PASCAL-Context)."),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="mobilenet_v2 or resnet50.")] = "mobilenet_v2",
+    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet50, or tiny (for checks).")] = "mobilenet_v2",
     table: Annotated[
         Optional[Path],  # noqa: UP045 -- typer reads it on 3.10
         typer.Option(

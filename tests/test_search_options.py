@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,49 @@ def test_half_precision_and_checkpointing_search_as_well(tmp_path: Path) -> None
     )
     assert exact["tasks"] == architecture["tasks"]
     assert not np.array_equal(exact_probabilities, probabilities)  # something was computed in half precision
+
+
+def test_the_history_for_tensorboard_has_every_step_of_an_interrupted_search_once(
+    tmp_path: Path, signal_after: Callable[..., Progress]
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    asked, how = plan(budgets=("20MMAdds",)), replace(How.alone("cpu"), tensorboard=True)
+    with pytest.raises(Interrupted):
+        run_search(asked, tmp_path, signal_after(2), how)
+    run = run_search(asked, tmp_path, Silent(), how)
+    events = accumulator.EventAccumulator(str(run.search_folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    history = [json.loads(line) for line in (run.search_folder / "history.jsonl").read_text().splitlines()]
+    for key, tag in (("loss.depth", "loss/depth"), ("expected.madds", "expected/madds")):
+        told = [(r["step"], pytest.approx(r[key], rel=1e-6)) for r in history if key in r]
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == told
+    assert {path.name for path in run.search_folder.glob("*.png")} == {
+        "budget.png",
+        "expected.png",
+        "sharing.png",
+        "tree.png",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of what itself does
+def test_a_compiled_search_goes_the_same_way_and_its_checkpoint_is_any_searchs(
+    tmp_path: Path, signal_after: Callable[..., Progress]
+) -> None:
+    asked = plan_search(
+        Request(
+            data="planted",
+            backbone="tiny",
+            budgets=(),
+            search_overrides={**SHORT, "learning_rate": 1e-5, "arch_learning_rate": 0.01, "resource_steps": 0},
+        )
+    )
+    how = replace(How.alone("cpu"), compile=True)
+    plain = found(run_search(asked, tmp_path / "plain", Silent(), How.alone("cpu")))
+    with pytest.raises(Interrupted):
+        run_search(asked, tmp_path / "compiled", signal_after(3), how)
+    compiled = found(run_search(asked, tmp_path / "compiled", Silent(), how))
+    assert compiled[0]["groupings"] == plain[0]["groupings"]
+    np.testing.assert_allclose(compiled[1], plain[1], atol=1e-3)
+    assert np.abs(plain[1] - 0.25).max() > 0.01  # it has learned

@@ -38,7 +38,7 @@ class Backbone:
     `tap` is the index of the layer whose output the decoder reads beside the encoder's last one; `tap_channels` and
     `channels` are the channels of the two. `stride` is the encoder's output stride, `decoder_channels` the width of
     the decoder, whose 3x3 convolutions are depthwise separable if `separable`. `weights_name` is the member
-    of torchvision's weights enum that `--weights imagenet` loads. `last_norm` names, inside a layer, the
+    of torchvision's weights enum that `--weights imagenet` loads, None where there is none. `last_norm` names, inside a layer, the
     normalisation after which nothing but the residual sum comes.
     """
 
@@ -51,7 +51,7 @@ class Backbone:
     stride: int
     decoder_channels: int
     separable: bool
-    weights_name: str
+    weights_name: str | None
     last_norm: Callable[[nn.Module], str]
 
     def operations(self) -> dict[str, nn.Module]:
@@ -70,8 +70,9 @@ def known_backbones() -> dict[str, Backbone]:
     """Return all backbones by name."""
     from bmtas.networks.mobilenet_v2 import MOBILENET_V2
     from bmtas.networks.resnet50 import RESNET50
+    from bmtas.networks.tiny import TINY
 
-    return {b.name: b for b in (MOBILENET_V2, RESNET50)}
+    return {b.name: b for b in (MOBILENET_V2, RESNET50, TINY)}
 
 
 def get_backbone(name: str) -> Backbone:

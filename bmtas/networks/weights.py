@@ -40,20 +40,26 @@ def load_weights(choice: str, backbone: Backbone) -> Weights | None:
     """Return the weights that `--weights` names: `imagenet`, `none` (gives None: random), or a file.
 
     A file is a state dict with torchvision's names, as `.pth`/`.pt` (read without pickled code) or `.safetensors`.
-    Raises EnvironmentProblem if ImageNet weights cannot be fetched, UsageError if a file is not such a state dict.
+    Raises EnvironmentProblem if ImageNet weights cannot be fetched, UsageError if the backbone has none or a file is not
+    such a state dict.
     """
     if choice == "none":
         return None
     if choice == "imagenet":
-        return _by_operation(_fetch_imagenet(backbone), backbone, backbone.weights_name)
+        if backbone.weights_name is None:
+            raise UsageError(
+                f"--weights imagenet: there are no ImageNet weights of {backbone.name}, which is made for checks; give "
+                "--weights none for random ones, or a file"
+            )
+        return _by_operation(_fetch_imagenet(backbone, backbone.weights_name), backbone, backbone.weights_name)
     path = Path(choice)
     if not path.is_file():
         raise UsageError(f"--weights {choice!r} is neither 'imagenet' nor 'none' nor a file that exists")
     return _by_operation(_read_file(path), backbone, str(path))
 
 
-def _fetch_imagenet(backbone: Backbone) -> Mapping[str, Tensor]:
-    entry: Any = operator.attrgetter(backbone.weights_name)(import_torchvision().models)
+def _fetch_imagenet(backbone: Backbone, weights_name: str) -> Mapping[str, Tensor]:
+    entry: Any = operator.attrgetter(weights_name)(import_torchvision().models)
     target = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[1]
     try:
         if target.exists():

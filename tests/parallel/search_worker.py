@@ -26,7 +26,7 @@ SETTINGS = {
     "weight_steps_per_cycle": 1,
     "arch_steps_per_cycle": 4,
     "optimiser": PAPER.optimiser,
-    "learning_rate": 1e-5,
+    "learning_rate": PAPER.learning_rate,
     "arch_learning_rate": PAPER.arch_learning_rate,
     "resource_steps": 0,
 }
@@ -36,10 +36,8 @@ def main(out: Path, estimator: str) -> None:
     # An untrained network with batch normalisation enlarges a difference in the last digit a million times within a step.
     torch.set_default_dtype(torch.float64)
     request = Request(
-        tasks=["semseg", "saliency"],
-        budgets=("18MMAdds",),
-        size=(32, 32),
-        search_size=(32, 32),
+        data="planted",
+        backbone="tiny",
         search_overrides={**SETTINGS, "estimator": estimator},
     )
     plan = plan_search(request)
