@@ -50,29 +50,54 @@ def has_checkpoint(path: Path) -> bool:
     return path.exists() or previous(path).exists()
 
 
-def load_latest(path: Path, note: Callable[[str], None]) -> dict[str, Any]:
-    """Read the last checkpoint of a run, or the one before if that cannot be read, which is then deleted; `note` is told.
+def load_latest(path: Path, note: Callable[[str], None]) -> tuple[dict[str, Any], Path]:
+    """Read the last checkpoint of a run, or the one before if there is none or it is damaged; return it and where it stood.
 
-    Raises UsageError if neither can be read, or if the last one is of a newer schema.
+    A damaged one is kept under the name `broken(path)`; `note` is told what was taken instead. Raises UsageError if
+    neither can be read, or if the last one is of a newer schema, OSError if the disk does not give it.
     """
-    if not path.exists():
-        return load_checkpoint(previous(path))
-    try:
-        return load_checkpoint(path)
-    except UnreadableError as error:
-        if not previous(path).exists():
-            raise
-        state = load_checkpoint(previous(path))
-        path.unlink()  # it must not take the place of the good one when the next is written
-        note(f"{error.what}; going on from the checkpoint before it, {previous(path).name}")
-        return state
+    before = previous(path)
+    if path.exists():
+        try:
+            return load_checkpoint(path), path
+        except UnreadableError as error:
+            if not before.exists():
+                raise
+            state = load_checkpoint(before)
+            path.replace(broken(path))  # it must not become the one before when the next is written
+            note(
+                f"{error.what}; it is kept as {broken(path).name}. Going on from the checkpoint before it, {before.name}"
+            )
+    else:
+        state = load_checkpoint(before)
+        note(f"{path} does not exist; going on from the checkpoint before it, {before.name}")
+    _sweep(path)
+    return state, before
+
+
+def broken(path: Path) -> Path:
+    """Return where a damaged checkpoint is kept."""
+    return path.with_name(f"{path.stem}.broken{path.suffix}")
+
+
+def _advice(path: Path) -> str:
+    """Say what to delete to begin anew: all that the run would go on from."""
+    last = path.with_name(path.name.replace(".previous.", "."))
+    files = [p for p in (last, previous(last)) if p.exists()]
+    return f"Delete {' and '.join(map(str, files or [path]))} to begin this phase anew with the same command"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process that was killed while it wrote has left behind."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink(missing_ok=True)
 
 
 class UnreadableError(UsageError):
-    """A checkpoint is broken; `what` says so without the advice."""
+    """A checkpoint is damaged; `what` says so without the advice."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}. Delete it to begin this phase anew with the same command")
+    def __init__(self, what: str, path: Path) -> None:
+        super().__init__(f"{what}. {_advice(path)}")
         self.what = what
 
 
@@ -90,17 +115,21 @@ class _Watched(io.BufferedWriter):
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint. Raises UsageError if it is missing, cut short, or of a newer schema."""
+    """Read a checkpoint.
+
+    Raises UsageError if it is missing, cut short, or of a newer schema, OSError if the disk does not give it.
+    """
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise  # says nothing of the file's content
     except Exception as error:  # noqa: BLE001 -- torch raises whatever the broken bytes lead to
         raise UnreadableError(
-            f"{path} cannot be read ({type(error).__name__}); it was cut short or changed after it was written"
+            f"{path} cannot be read ({type(error).__name__}); it was cut short or changed after it was written", path
         ) from None
-    for leftover in path.parent.glob(f".{path.name}.*"):
-        leftover.unlink(missing_ok=True)  # a process that was killed while it wrote
+    _sweep(path)
     version = state.get("schema_version") if isinstance(state, dict) else None
     if not isinstance(version, int):
         raise UsageError(f"{path} is not a checkpoint of bmtas")
@@ -130,5 +159,5 @@ def belongs(path: Path, what: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:_REASON_CHARACTERS]  # PyTorch lists every parameter
         raise UsageError(
             f"{path} does not belong to {what} ({type(error).__name__}: {reason}); it was changed, or written by another "
-            "version of bmtas. Delete it to begin this phase anew with the same command"
+            f"version of bmtas. {_advice(path)}"
         ) from None

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from types import FrameType
 
 from bmtas.errors import BmtasError
+from bmtas.ranks import torchrun_rank
 
 
 class Interrupted(BmtasError):
-    """The run was asked to stop by signal `number` and has saved where it stands."""
+    """The run was asked to stop by signal `number`; `saved` says whether its last step is in the checkpoint."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__("stopped; everything up to here is saved, the same command goes on from here")
+    def __init__(self, number: int, *, saved: bool = True) -> None:
+        kept = "everything up to here is saved, the same command goes on from here"
+        doubtful = "a loss was far above where it began, so the last steps were not saved; the same command goes on from before"
+        super().__init__(f"stopped; {kept if saved else doubtful}")
         self.exit_code = 128 + number  # what a shell reports for a process that a signal has ended
 
 
@@ -31,8 +34,12 @@ class Stop:
         return self.signal != 0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Handle a signal: the first asks, the second interrupts at once."""
-        if self.requested:
+        """Handle a signal: the first asks, the second interrupts at once.
+
+        Not under torchrun: there a job's end is told to the launcher and to its processes, which hear of it twice. It
+        kills whoever has not stopped within 30 s.
+        """
+        if self.requested and torchrun_rank() is None:
             raise KeyboardInterrupt
         self.signal = signum
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,12 +31,15 @@ from bmtas.ranks import torchrun_rank
 from bmtas.torchvision_remedy import import_torchvision
 
 _Result = TypeVar("_Result")
+_LEAST_IMAGES = 2
 _PATIENCE = timedelta(hours=6)
 """So long the others wait while the first process reads all labels. If a process dies, torchrun ends them at once."""
 
 
 class _OfFirstProcess(BmtasError):
     """What the first process has met, raised in the others with the same words and exit code."""
+
+    told = True  # by the first process
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -60,7 +64,8 @@ class Parallel:
         """Return the sum of `values` (any shape) over all processes; no gradient flows."""
         if self.fabric is None:
             return values.detach()
-        result: Tensor = self.fabric.all_reduce(values.detach().clone(), reduce_op="sum")
+        with self.together():
+            result: Tensor = self.fabric.all_reduce(values.detach().clone(), reduce_op="sum")
         return result
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter | Tensor]) -> None:
@@ -84,24 +89,34 @@ class Parallel:
         if self.fabric is None:
             return list(values)
         tensor = torch.tensor(values, device=self.device)
-        return [int(v) for v in self.fabric.all_reduce(tensor, reduce_op="max").tolist()]
+        with self.together():
+            return [int(v) for v in self.fabric.all_reduce(tensor, reduce_op="max").tolist()]
+
+    def agree(self, tensors: Sequence[Tensor]) -> None:
+        """Give `tensors` the values that they have in the first process, in place; no gradient flows."""
+        if self.fabric is None:
+            return
+        for tensor in tensors:
+            with self.together(), torch.no_grad():
+                tensor.copy_(self.fabric.broadcast(tensor.detach().clone()))
 
     def decided(self, make: Callable[[], _Result]) -> _Result:
         """Return in all processes what `make` returns in the first, the only one that runs it.
 
-        Raises in all of them what `make` raises in the first, if it is an expected error.
+        Raises in all of them if `make` raises in the first: the error itself there, its words in the others.
         """
         if self.fabric is None:
             return make()
         answer: tuple[Any, str, int] | None = None
-        failure: BmtasError | None = None
+        failure: Exception | None = None
         if self.first:
             try:
                 answer = (make(), "", 0)
-            except BmtasError as error:
+            except Exception as error:  # noqa: BLE001 -- the others wait, whatever it is
                 failure = error
-                answer = (None, str(error), error.exit_code)
-        result, message, code = self.fabric.broadcast(answer)
+                answer = (None, str(error) or type(error).__name__, getattr(error, "exit_code", 1))
+        with self.together():
+            result, message, code = self.fabric.broadcast(answer)
         if failure is not None:
             raise failure
         if message:
@@ -111,20 +126,21 @@ class Parallel:
     def leave(self) -> None:
         """Part from the other processes for good, when all have come here: what follows is this process's own affair."""
         if self.fabric is not None:
-            self.fabric.barrier()
+            with self.together():
+                self.fabric.barrier()
             torch.distributed.destroy_process_group()
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Within this block, the end of another process is an EnvironmentProblem and no riddle."""
+        """Within this block, what goes wrong between processes is an EnvironmentProblem and no riddle."""
         try:
             yield
         except RuntimeError as error:
             if self.fabric is None or not _is_of_connection(error):
                 raise
             raise EnvironmentProblem(
-                f"process {self.rank} of {self.size}: the connection to another process is lost ({str(error).splitlines()[0]}); "
-                "its own message says why it has ended. The same command goes on from the last checkpoint"
+                f"process {self.rank} of {self.size} cannot talk to the others ({str(error).splitlines()[0]}); if one of them has "
+                "ended, its own message says why. The same command goes on from the last checkpoint"
             ) from error
 
 
@@ -144,21 +160,58 @@ class How:
     compile: bool = False
     tensorboard: bool = False
 
+    def check(self) -> None:
+        """Raise EnvironmentProblem where this machine lacks what was asked for."""
+        if self.tensorboard:
+            require("tensorboard", "tensorboard")
+        if self.compile:
+            _check_compiler(self.parallel.device)
+
     @classmethod
     def alone(cls, device: str) -> How:
         """Return the plain way: this process by itself, on `device` as for `pick_device`."""
         return cls(Parallel(pick_device(device)))
 
 
-def check_shares(batch_size: int, accumulate: int, processes: int) -> None:
-    """Raise UsageError unless every process gets `accumulate` equal parts of at least two images of a batch."""
+def _check_compiler(device: torch.device) -> None:
+    """Raise EnvironmentProblem if torch.compile lacks what it needs for `device`."""
+    remedy = "install it, or leave --compile out"
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise EnvironmentProblem(f"--compile needs triton, which is not installed here; {remedy}")
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise EnvironmentProblem(
+            f"--compile needs a C++ compiler, and none was found ({type(error).__name__}): g++ for instance; {remedy}"
+        ) from error
+
+
+def check_shares(batch_size: int, accumulate: int, processes: int, *, changeable: bool = True) -> None:
+    """Raise UsageError unless every process gets `accumulate` equal parts of at least two images of a batch.
+
+    `changeable` says whether the user can choose another batch size now.
+    """
+
+    def fits(number: int) -> bool:
+        return batch_size % (number * accumulate) == 0 and batch_size // (number * accumulate) >= _LEAST_IMAGES
+
+    if fits(processes):
+        return
+    numbers = [str(number) for number in range(1, batch_size + 1) if fits(number)]
     shares = processes * accumulate
-    if batch_size % shares or batch_size // shares < 2:
-        raise UsageError(
-            f"a batch of {batch_size} images for {processes} process(es) in {accumulate} part(s) each: every part must "
-            f"have the same number of images, at least 2 (what is normalised by a single image learns nothing); give a "
-            f"--batch-size that is a multiple of {shares}, from {2 * shares} up"
-        )
+    other = f"give a --batch-size that is a multiple of {shares}, from {_LEAST_IMAGES * shares} up"
+    fewer = f"start {' or '.join(numbers)} process(es)" if numbers else ""
+    fix = (
+        ", or ".join(filter(None, [other if changeable else "", fewer])) or "begin a new run with a larger --batch-size"
+    )
+    raise UsageError(
+        f"a batch of {batch_size} images for {processes} process(es) in {accumulate} part(s) each: every part must "
+        f"have the same number of images, at least {_LEAST_IMAGES} (what is normalised by a single image learns nothing); {fix}"
+    )
 
 
 def join_processes(device: str) -> Parallel:
@@ -183,6 +236,11 @@ def _joined(kind: str) -> Parallel:
         raise EnvironmentProblem(
             f"{here} processes on a machine with {torch.cuda.device_count()} GPUs; start as many as there are GPUs "
             "(--nproc-per-node), or give --device cpu"
+        )
+    if int(os.environ["WORLD_SIZE"]) % here:
+        raise UsageError(
+            f"{os.environ['WORLD_SIZE']} processes, {here} of them on this machine: all machines must have the same number of "
+            "processes; start torchrun with the same --nproc-per-node on each"
         )
     strategies = require("lightning_fabric.strategies", "host")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's own first line tells as much

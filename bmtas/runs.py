@@ -4,8 +4,9 @@ runs/003-scenes-9GMAdds/
     run.json                    the configuration as resolved
     table.json                  the cost table
     architecture.json           what the search found, with its cost
-    search/checkpoint.pt        where the search stands; history.jsonl, one line per step
-        probabilities.json, and the pictures budget.png and expected.png
+    search/checkpoint.pt        where the search stands, and checkpoint.previous.pt, where it stood before
+        history.jsonl, one line per step; probabilities.json; the pictures tree.png, sharing.png, budget.png, expected.png;
+        tensorboard/ if it was asked for
     networks/found/             one folder per trained network (found, shared, separate):
         architecture.json, weights.pt, checkpoint.pt, history.jsonl, metrics.json, predictions.png,
         model.onnx, parity.json

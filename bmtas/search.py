@@ -86,6 +86,7 @@ class Search:
         self.settings = config.search
         self.how, self.parallel, self.device = how, how.parallel, how.parallel.device
         check_shares(self.settings.batch_size, self.settings.accumulate, self.parallel.size)
+        how.check()
         self.backbone = get_backbone(config.backbone)
         self.tasks = config.task_list()
         self.steps = Schedule(self.settings)
@@ -108,8 +109,8 @@ class Search:
         checkpoint = folder / "checkpoint.pt"
         history = History(folder / "history.jsonl", writes=self.parallel.first)
         state = self._begin(weights, checkpoint, progress)
-        history.cut(state.done)
-        board = Board(folder / "tensorboard", state.done) if self.how.tensorboard and self.parallel.first else None
+        self.parallel.decided(lambda: history.cut(state.done))
+        boards = [Board(folder / "tensorboard", state.done)] if self.how.tensorboard and self.parallel.first else []
 
         def take(step: int) -> dict[str, float]:
             record = self._take(self.steps[step], state, checkpoint)
@@ -117,17 +118,21 @@ class Search:
             history.add(record)
             if step + 1 == len(self.steps) or self.steps[step + 1].phase != self.steps[step].phase == ARCH:
                 self._tell(state, record, progress)
-            if board is not None:
+            for board in boards:
                 board.add(record)
             return {k: v for k, v in record.items() if isinstance(v, float)}
 
-        def save(done: int) -> None:
-            if state.watch.suspicious or not self.parallel.first:
-                return  # the last good checkpoint stays
-            learned = {"architecture parameters": state.logits, **state.supergraph.state_dict()}
-            require_finite(learned, f"search, step {done}", checkpoint)
-            history.write()
-            save_checkpoint(checkpoint, state.to_checkpoint(), rotate=True)
+        def save(done: int) -> bool:
+            if state.watch.suspicious:
+                if done == len(self.steps):
+                    raise diverged(f"search, step {done}: {state.watch.told()}", checkpoint)
+                return False  # the last good checkpoint stays
+            if self.parallel.first:
+                learned = {"architecture parameters": state.logits, **state.supergraph.state_dict()}
+                require_finite(learned, f"search, step {done}", checkpoint)
+                history.write()
+                save_checkpoint(checkpoint, state.to_checkpoint(), rotate=True)
+            return True
 
         try:
             run_steps(
@@ -145,7 +150,7 @@ class Search:
         finally:
             for batches in self.batches.values():
                 batches.close()
-            if board is not None:
+            for board in boards:
                 board.close()
         return torch.softmax(state.logits.detach().double(), dim=-1).numpy()
 
@@ -185,7 +190,7 @@ class Search:
             watch=LossWatch([task.name for task in self.tasks]),
         )
         if saved is not None:
-            self._restore(state, saved, checkpoint)
+            self._restore(state, *saved)
         elif self.settings.estimator is Estimator.SOFT:
             images = self.batches[WEIGHTS][0].parts(self.settings.accumulate)[0].to(self.device).images
             supergraph.forms = self.parallel.decided(lambda: supergraph.choose_forms(images))
@@ -196,6 +201,7 @@ class Search:
         return state
 
     def _restore(self, state: SearchState, saved: dict[str, Any], path: Path) -> None:
+        """Continue from what stood in the checkpoint `path`. Raises UsageError if it is of another search."""
         with belongs(path, "this search"):
             state.done = saved["done"]
             if not 0 < state.done <= len(self.steps):
@@ -265,6 +271,7 @@ class Search:
             term.backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
         self._resource_steps(state, total, record)
+        self.parallel.agree([state.logits])  # other processors may round otherwise, and draws depend on it
         return record
 
     def _updates(self, state: SearchState) -> Updates:

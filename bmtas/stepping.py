@@ -23,7 +23,7 @@ def run_steps(
     total: int,
     done: int,
     take: Callable[[int], dict[str, float]],
-    save: Callable[[int], None],
+    save: Callable[[int], bool],
     finish: Callable[[], None],
     progress: Progress,
     checkpoint_every_s: float,
@@ -32,7 +32,8 @@ def run_steps(
 ) -> None:
     """Take the steps `done` to `total` - 1, then `finish`.
 
-    `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken. Raises
+    `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken
+    and return True, or refuse and return False, in all processes alike. Raises
     Interrupted after SIGINT or SIGTERM, when everything is saved. All processes save and stop at the same step, whichever
     of them has met a signal; `save` and `finish` are called in all of them. `waited_s()` tells how many seconds the steps
     have waited for images; too many are told to the user.
@@ -46,11 +47,11 @@ def run_steps(
         for step in range(done, total):
             shown = take(step)
             due, signum = parallel.most([time.monotonic() - saved >= checkpoint_every_s, stop.signal])
-            if due or signum or step + 1 == total:
-                save(step + 1)
+            kept = save(step + 1) if due or signum or step + 1 == total else False
+            if kept:
                 saved = time.monotonic()
             if signum and step + 1 < total:
-                raise Interrupted(signum)
+                raise Interrupted(signum, saved=kept)
             progress.advance(**shown)
         _tell_waiting(waited_s(), time.monotonic() - begun, progress)
         finish()

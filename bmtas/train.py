@@ -53,7 +53,8 @@ class Training:
         self.config, self.architecture, self.folder = config, architecture, folder
         self.settings = config.train
         self.how, self.parallel, self.device = how, how.parallel, how.parallel.device
-        check_shares(self.settings.batch_size, self.settings.accumulate, self.parallel.size)
+        check_shares(self.settings.batch_size, self.settings.accumulate, self.parallel.size, changeable=False)
+        how.check()
         self.tasks = config.task_list()
         loader = Loader(dataset, "train", self.tasks, config.train_size)
         self.batches = Batches(
@@ -72,21 +73,25 @@ class Training:
         Continues from the checkpoint in the folder if there is one. Raises Interrupted after a signal (the checkpoint
         is written), DivergedError if a loss is not finite (the last checkpoint stays).
         """
-        if self.parallel.first:
-            write_json(self.folder / "architecture.json", self.architecture.to_json())
+        self.parallel.decided(lambda: write_json(self.folder / "architecture.json", self.architecture.to_json()))
         network, optimiser, done = self._begin(progress)
         history = History(self.folder / "history.jsonl", writes=self.parallel.first)
-        history.cut(done)
+        self.parallel.decided(lambda: history.cut(done))
 
         def take(step: int) -> dict[str, float]:
             losses = self._step(network, optimiser, step)
             history.add({"step": step, **losses})
             return losses
 
-        def save(steps: int) -> None:
-            if self.watch.suspicious or not self.parallel.first:
-                return  # the last good checkpoint stays
-            require_finite(network.state_dict(), f"training {self.folder.name!r}, step {steps}", self._checkpoint)
+        def save(steps: int) -> bool:
+            where = f"training {self.folder.name!r}, step {steps}"
+            if self.watch.suspicious:
+                if steps == self.settings.steps:
+                    raise diverged(f"{where}: {self.watch.told()}", self._checkpoint)
+                return False  # the last good checkpoint stays
+            if not self.parallel.first:
+                return True
+            require_finite(network.state_dict(), where, self._checkpoint)
             history.write()
             state = {
                 "done": steps,
@@ -96,6 +101,7 @@ class Training:
                 "watch": self.watch.state_dict(),
             }
             save_checkpoint(self._checkpoint, state, rotate=True)
+            return True
 
         def finish() -> None:
             if self.parallel.first:
@@ -133,13 +139,14 @@ class Training:
         optimiser = weight_optimiser(self.settings.optimiser, groups, self.settings.learning_rate)
         done = 0
         if saved is not None:
-            with belongs(path, "this training"):
-                if saved["architecture"] != self.architecture.to_json():
+            state, stood = saved
+            with belongs(stood, "this training"):
+                if state["architecture"] != self.architecture.to_json():
                     raise ValueError("it is of another architecture")
-                network.load_state_dict(saved["network"])
-                optimiser.load_state_dict(saved["optimiser"])
-                self.watch.load_state_dict(saved["watch"])
-                done = int(saved["done"])
+                network.load_state_dict(state["network"])
+                optimiser.load_state_dict(state["optimiser"])
+                self.watch.load_state_dict(state["watch"])
+                done = int(state["done"])
         if self.parallel.size > 1:
             use_joint_norms(network)
         if self.how.compile:

@@ -1,12 +1,12 @@
 """Sees a loss explode while it is still a number, and keeps the checkpoint from before it did.
 
-A loss explodes if it stays far above where the task began. Where it began is the median of its first losses; far above
-is `FACTOR` times that, or `AT_ONCE` times for a single step.
+A loss explodes if it stays far above where the task began. Where it began is the greatest of its first losses; far above
+is `FACTOR` times that, or `AT_ONCE` times for a single step. What is below `LEAST` is no explosion whatever it began with:
+a balanced loss is as small as positives are rare in a batch, and differs as much from batch to batch.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ FIRST = 10
 """So many losses of a task, other than 0, tell where it began; a batch without labels has a loss of 0."""
 FACTOR, STEPS = 100.0, 5
 AT_ONCE = 1e4
+LEAST = 10.0
 
 
 class ExplodedError(ArithmeticError):
@@ -34,19 +35,25 @@ class LossWatch:
             if len(first) < FIRST:
                 first += [loss] if loss != 0 else []
                 continue
-            began = statistics.median(first)
-            self._above[name] = self._above[name] + 1 if loss > FACTOR * began else 0
-            if self._above[name] >= STEPS or loss > AT_ONCE * began:
+            began = max(first)
+            far = loss > LEAST and loss > FACTOR * began
+            self._above[name] = self._above[name] + 1 if far else 0
+            if self._above[name] >= STEPS or (far and loss > AT_ONCE * began):
                 for_steps = f"for {self._above[name]} steps" if self._above[name] > 1 else "in one step"
                 raise ExplodedError(
-                    f"the loss of {name!r} has exploded: it is {loss:.3g}, {loss / began:.0f} times the {began:.3g} of its "
-                    f"first {FIRST} steps, {for_steps}"
+                    f"the loss of {name!r} has exploded: it is {loss:.3g}, {loss / began:.0f} times the {began:.3g} that its "
+                    f"first {FIRST} steps had at most, {for_steps}"
                 )
 
     @property
     def suspicious(self) -> bool:
         """Whether some loss is far above where it began, so that what was learned last should not be kept."""
         return any(self._above.values())
+
+    def told(self) -> str:
+        """Return which losses are far above where they began."""
+        names = [name for name, steps in self._above.items() if steps]
+        return f"the loss of {' and '.join(map(repr, names))} is more than {FACTOR:.0f} times that of its first {FIRST} steps"
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that has been seen, as plain values."""

@@ -78,7 +78,8 @@ def _hand_over(run: Run, plan: Plan, probabilities: np.ndarray, progress: Progre
         history = read_lines(run.search_folder / "history.jsonl")
         draw_sharing(history, [task["name"] for task in plan.config.tasks], run.search_folder / "sharing.png")
         draw_tree(run.architecture(FOUND), plan.table, run.search_folder / "tree.png")
-    except EnvironmentProblem as error:  # the architecture is there, and a search is too long to fail over a picture
+    except (EnvironmentProblem, OSError, ValueError) as error:
+        # The architecture is there, and a search is too long to fail over a picture.
         progress.note(f"no pictures: {error}")
 
 

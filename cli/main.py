@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem, UsageError
-from bmtas.ranks import torchrun_rank
+from bmtas.ranks import processes, torchrun_rank
 from cli.bench import bench_command
 from cli.evaluate import evaluate_command
 from cli.export import export_command
@@ -63,9 +64,14 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
-    pass
+    if processes() > 1 and context.invoked_subcommand not in ("search", "train"):
+        raise UsageError(
+            f"{context.invoked_subcommand} in {processes()} processes would do the same {processes()} times over; only search and "
+            "train share their work, so start this one without torchrun"
+        )
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +82,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = exit_request.code
         return code if isinstance(code, int) else 1
     except BmtasError as error:
+        if getattr(error, "told", False):  # by another process of this run
+            return error.exit_code
         return _report(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _HOST_PACKAGES:
@@ -100,8 +108,7 @@ def _report(message: str, code: int) -> int:
 
     rank = torchrun_rank()
     whose = f"process {rank}: " if rank else ""  # the first one speaks for all; what others met is told apart from it
-    err().print(f"[bold red]{whose}error:[/] ", end="")
-    err().print(message, markup=False)
+    err().print(f"[bold red]{whose}error:[/] {escape(message)}")
     return code
 
 

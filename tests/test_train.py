@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from bmtas.data.scenes import Scenes
 from bmtas.data.source import open_dataset
 from bmtas.errors import DivergedError, UsageError
 from bmtas.interrupt import Interrupted
+from bmtas.losses import task_loss
 from bmtas.networks.network import build_network
 from bmtas.parallel import How
 from bmtas.planning import Request, plan_search
@@ -222,7 +224,57 @@ def test_a_loss_that_explodes_stops_the_training_and_the_checkpoint_from_before_
     assert all(torch.isfinite(value).all() for value in saved["network"].values())
 
 
-def test_training_in_parts_ends_with_other_weights_but_all_steps(config: RunConfig, tmp_path: Path) -> None:
-    parts = config.train.model_copy(update={"accumulate": 2, "batch_size": 4})
-    training(config.model_copy(update={"train": parts}), tmp_path, None).run(Silent())
-    assert steps_of(tmp_path) == [0, 1, 2, 3]
+class Sudden(Scenes):
+    """Scenes whose depth is ten thousand times too large in the last two batches of fourteen, of two images each."""
+
+    order: ClassVar[dict[int, int]] = {}
+
+    def load(self, split: str, index: int, *, size: tuple[int, int], tasks: Sequence[str]) -> Sample:
+        sample = super().load(split, index, size=size, tasks=tasks)
+        if self.order[index] >= 24:
+            sample.labels["depth"] = sample.labels["depth"] * np.float32(2e3)
+        return sample
+
+
+def test_weights_that_end_in_a_doubtful_state_are_not_handed_over(config: RunConfig, tmp_path: Path) -> None:
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 14})})
+    data = Sudden()
+    doomed = training(longer, tmp_path, data)
+    drawn = np.random.default_rng([config.seed + 3, 0]).permutation(np.arange(len(data.ids("train"))))
+    Sudden.order = {int(index): place for place, index in enumerate(drawn)}
+    with pytest.raises(DivergedError, match=r"step 14: the loss of 'depth' is more than 100 times that of its first"):
+        doomed.run(Silent())
+    assert not (tmp_path / "weights.pt").exists()
+
+
+def test_training_in_parts_sums_the_gradients_of_the_parts(config: RunConfig, tmp_path: Path) -> None:
+    """By hand: every part normalised by itself, its losses weighed by its share of the valid labels."""
+    parts = config.train.model_copy(
+        update={"accumulate": 2, "batch_size": 4, "steps": 1, "optimiser": Optimiser.SGD, "learning_rate": 1e-3}
+    )
+    config = config.model_copy(update={"train": parts})
+    trained = training(config, tmp_path)
+    batch = trained.batches[0]
+    trained.run(Silent())
+    found = load_checkpoint(tmp_path / "weights.pt")["network"]
+
+    torch.manual_seed(config.seed)
+    network = build_network(TREE, config.task_list(), None).train()
+    halves = [slice(0, 2), slice(2, 4)]
+    valid = {"semseg": lambda y: y != 255, "edge": lambda y: y != 255, "depth": torch.isfinite}
+    for half in halves:
+        predictions, losses = network(batch.images[half]), []
+        for task in config.task_list():
+            labels, ok = batch.labels[task.name], valid[task.name]
+            share = ok(labels[half]).sum() / ok(labels).sum()
+            losses.append(task.loss_weight * share * task_loss(task, predictions[task.name], labels[half]))
+        torch.stack(losses).sum().backward()
+    groups = parameter_groups(network, 1e-3, divide=parts.divide_rate_by_sharing)
+    optimiser = torch.optim.SGD(groups, lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    optimiser.step()
+    for name, value in network.named_parameters():
+        moved, expected = found[name] - before[name], value.detach() - before[name]
+        assert (moved - expected).norm() <= 0.02 * expected.norm() + 1e-6, (
+            name
+        )  # float32, and layouts that round otherwise

@@ -44,7 +44,8 @@ class Batch:
         """Return the batch on `device`."""
         if device.type == "cpu":
             return self
-        return Batch(_moved(self.images, device), {k: _moved(v, device) for k, v in self.labels.items()}, self.ids)
+        labels, counts = ({k: _moved(v, device) for k, v in d.items()} for d in (self.labels, self.counts))
+        return Batch(_moved(self.images, device), labels, self.ids, counts)
 
     def with_counts(self, counts: dict[str, Tensor]) -> Batch:
         """Return this part of a batch with the counts of the whole one."""

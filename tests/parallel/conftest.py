@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 BIN = Path(sys.executable).parent
@@ -16,23 +17,32 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def torchrun() -> Callable[..., subprocess.Popen[str]]:
-    """Return a function (processes, *command) that starts a command, or a script of this folder, and returns its process."""
+def torchrun() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """A function (processes, *command) that starts a command, or a script of this folder, and returns its process."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(processes: int, *command: Any) -> subprocess.Popen[str]:
         words = [str(word) for word in command]
         if words[0].endswith(".py"):
             words = [sys.executable, str(HERE / words[0]), *words[1:]]
         launcher = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(processes), "--no-python"]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             (launcher if processes > 1 else []) + words,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+        process.communicate()
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -43,6 +43,18 @@ def test_two_processes_search_as_one_with_the_whole_batch(finished: Finished, tm
     weights = [torch.load(tmp_path / f"{n}-run/checkpoint.pt", weights_only=True)["supergraph"] for n in (1, 2)]
     assert list(weights[0]) == list(weights[1])
     assert all(torch.allclose(weights[0][name], weights[1][name], rtol=1e-6, atol=1e-8) for name in weights[0])
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(finished: Finished, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        finished(processes, "train_worker.py", tmp_path / str(processes), 1)
+    finished(2, "train_worker.py", tmp_path / "parts", 2)
+    one, two, parts = (
+        torch.load(tmp_path / name / "weights.pt", weights_only=True)["network"] for name in ("1", "2", "parts")
+    )
+    assert all(torch.allclose(one[name], two[name], rtol=1e-7, atol=1e-9) for name in one)
+    # Parts are normalised by themselves, so they are not the same, and the comparison can tell.
+    assert not all(torch.allclose(one[name], parts[name], rtol=1e-7, atol=1e-9) for name in one)
 
 
 def small(runs: Path, **changes: Any) -> list[Any]:
@@ -80,8 +92,35 @@ def test_what_one_process_has_met_ends_all_of_them(torchrun: Callable[..., Any],
     _, err = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "a batch of 6 images for 2 process(es) in 2 part(s) each" in err
-    assert "--batch-size that is a multiple of 4, from 8 up" in err
+    assert "give a --batch-size that is a multiple of 4, from 8 up, or start 1 process(es)" in err
     assert not any(tmp_path.iterdir())
+
+
+def wait_for_steps(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    assert any(line.startswith("search: ") for line in lines)
+
+
+def test_a_scheduler_that_signals_the_whole_job_loses_nothing(
+    torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Every process hears of it twice: from the scheduler and from torchrun."""
+    process = torchrun(2, *small(tmp_path, **{"search-steps": 30}))
+    wait_for_steps(process)
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    (run,) = tmp_path.iterdir()
+    assert torch.load(run / "search/checkpoint.pt", weights_only=True)["done"] > 0
+
+
+def test_what_does_not_share_its_work_refuses_several_processes(
+    torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    _, err = torchrun(2, BMTAS, "show", "--runs", tmp_path).communicate(timeout=120)
+    assert "show in 2 processes would do the same 2 times over" in err
 
 
 def test_ctrl_c_saves_and_one_process_goes_on(
@@ -89,12 +128,7 @@ def test_ctrl_c_saves_and_one_process_goes_on(
 ) -> None:
     command = small(tmp_path, **{"search-steps": 12})
     process = torchrun(2, *command)
-    deadline = time.monotonic() + 120
-    assert process.stderr is not None
-    for line in process.stderr:  # the first line about steps: they have begun
-        if line.startswith("search: "):
-            break
-        assert time.monotonic() < deadline
+    wait_for_steps(process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
     assert process.returncode != 0
