@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -247,6 +247,15 @@ def test_weights_that_end_in_a_doubtful_state_are_not_handed_over(config: RunCon
     assert not (tmp_path / "weights.pt").exists()
 
 
+@pytest.fixture
+def _float64() -> Iterator[None]:
+    """Untrained networks enlarge rounding: where two ways of computing are compared, in double precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_float64")
 def test_training_in_parts_sums_the_gradients_of_the_parts(config: RunConfig, tmp_path: Path) -> None:
     """By hand: every part normalised by itself, its losses weighed by its share of the valid labels."""
     parts = config.train.model_copy(
@@ -275,6 +284,4 @@ def test_training_in_parts_sums_the_gradients_of_the_parts(config: RunConfig, tm
     optimiser.step()
     for name, value in network.named_parameters():
         moved, expected = found[name] - before[name], value.detach() - before[name]
-        assert (moved - expected).norm() <= 0.02 * expected.norm() + 1e-6, (
-            name
-        )  # float32, and layouts that round otherwise
+        assert (moved - expected).norm() <= 1e-6 * expected.norm() + 1e-9, name
