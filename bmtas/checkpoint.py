@@ -6,6 +6,7 @@ A run keeps its last two. If the last one cannot be read, it goes on from the on
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -123,9 +124,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise  # says nothing of the file's content
-    except Exception as error:  # noqa: BLE001 -- torch raises whatever the broken bytes lead to
+    except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+            raise  # says nothing of the file's content; EINVAL is a seek to where a file cut short has no bytes
+        # torch raises whatever the broken bytes lead to
         raise UnreadableError(
             f"{path} cannot be read ({type(error).__name__}); it was cut short or changed after it was written", path
         ) from None

@@ -205,7 +205,10 @@ def _check_together(table: CostTable, budgets: Sequence[Budget]) -> None:
 def _budgets(asked: Sequence[Budget], table: CostTable, kind: ResourceTermKind) -> tuple[list[Budget], list[str]]:
     """Return the budgets, none where the loss of the search knows none and none was asked for, and notes."""
     if asked or kind is ResourceTermKind.BUDGET:
-        return resolve_budgets(asked, table)
+        budgets, notes = resolve_budgets(asked, table)
+        if kind is not ResourceTermKind.BUDGET:
+            notes.append("the search is not steered by the budget; only the tree that is handed over keeps it")
+        return budgets, notes
     how = "a fixed resource weight" if kind is ResourceTermKind.WEIGHT else "no resource term"
     return [], [f"{how} and no --budget: whatever the search comes to is handed over"]
 

@@ -42,8 +42,9 @@ def draw_budgets(history: list[dict[str, Any]], budgets: list[Budget], path: Pat
     limits: list[tuple[Resource, Budget | None]] = [(budget.resource, budget) for budget in budgets]
     recorded = {key.removeprefix("expected.") for record in history for key in record if key.startswith("expected.")}
     limits = limits or [(resource, None) for resource in Resource if resource.value in recorded]
-    figure = _figure(5.5 * max(len(limits), 1), 5.5)
-    axes = figure.subplots(2, max(len(limits), 1), sharex=True, squeeze=False)
+    rows = 2 if any(key.startswith("multiplier.") for record in history for key in record) else 1
+    figure = _figure(5.5 * max(len(limits), 1), 1 + 2.25 * rows)
+    axes = figure.subplots(rows, max(len(limits), 1), sharex=True, squeeze=False)
     if not limits:
         _draw_one_budget(axes[:, 0], history, Resource.MADDS, None)
     for pair, (resource, budget) in zip(axes.T, limits, strict=False):
@@ -52,7 +53,7 @@ def draw_budgets(history: list[dict[str, Any]], budgets: list[Budget], path: Pat
 
 
 def _draw_one_budget(axes: Any, history: list[dict[str, Any]], resource: Resource, budget: Budget | None) -> None:
-    above, below = axes
+    above, below = axes[0], axes[-1]
     label, expected, multiplier = column_label(resource), f"expected.{resource.value}", f"multiplier.{resource.value}"
     records = [record for record in history if expected in record]
     if not records:
@@ -72,12 +73,9 @@ def _draw_one_budget(axes: Any, history: list[dict[str, Any]], resource: Resourc
     if driven:
         below.plot([r["step"] for r in driven], [r[multiplier] for r in driven], color="tab:red")
         below.set_ylabel(f"multiplier of {label}")
-        below.set_xlabel("step of the search")
-    else:
-        below.set_axis_off()
-        below.text(0.5, 0.5, "no budget has driven this search", ha="center", va="center")
-        above.set_xlabel("step of the search")
-        above.tick_params(labelbottom=True)
+    elif len(axes) == 1:
+        above.set_title("no budget has driven this search", fontsize="medium")
+    below.set_xlabel("step of the search")
 
 
 def draw_expected(expectation: dict[str, Any], title: str, path: Path) -> None:

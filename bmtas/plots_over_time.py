@@ -40,8 +40,8 @@ def draw_sharing(history: Sequence[dict[str, Any]], tasks: Sequence[str], path: 
     pairs = list(itertools.combinations(range(len(tasks)), 2))
     if not steps or not pairs:
         return False
-    columns = min(len(pairs), _COLUMNS)
-    rows = -(-len(pairs) // columns)
+    rows = -(-len(pairs) // _COLUMNS)
+    columns = -(-len(pairs) // rows)  # rows as equally full as can be
     figure = require("matplotlib.figure", "train").Figure(
         figsize=(2.6 * columns + 1.2, 2.4 * rows + 0.6), layout="constrained"
     )
@@ -60,6 +60,9 @@ def draw_sharing(history: Sequence[dict[str, Any]], tasks: Sequence[str], path: 
         axis.set_title(f"{tasks[t]} + {tasks[u]}", fontsize="small")
     for axis in axes[len(pairs) :]:
         axis.set_visible(False)
+    for axis in axes[max(len(pairs) - columns, 0) : len(pairs)]:
+        axis.tick_params(labelbottom=True)  # nothing stands below it
+    axes[0].yaxis.get_major_locator().set_params(integer=True)
     shown = sorted({0, len(steps) // 2, len(steps) - 1})
     for axis in axes:
         axis.set_xticks(shown, [str(steps[i]) for i in shown])

@@ -62,7 +62,7 @@ def draw_tree(architecture: Architecture, table: CostTable, path: Path, resource
                 axis.plot([left, left + width], [rows[task]] * 2, color=colours[task], linewidth=2.5)
         ticks.append(left + width / 2)
         left += width
-    axis.set_xlim(0, left)
+    axis.set_xlim(-0.002 * left, 1.002 * left)  # the outer borders are seen in full
     axis.set_ylim(-0.7, len(order) - 0.3)
     axis.set_yticks([rows[task] for task in order], order)
     axis.tick_params(axis="y", right=True, labelright=True, left=False, labelleft=False)

@@ -120,7 +120,7 @@ class Search:
                 self._tell(state, record, progress)
             for board in boards:
                 board.add(record)
-            return {k: v for k, v in record.items() if isinstance(v, float)}
+            return {k: v for k, v in record.items() if k.startswith("loss.")}
 
         def save(done: int) -> bool:
             if state.watch.suspicious:
@@ -160,7 +160,7 @@ class Search:
         record["probabilities"] = probabilities.round(_DIGITS).tolist()
         record["tree"] = current_tree(probabilities, [task.name for task in self.tasks])
         entropy = grouping_entropy(probabilities)
-        texts = {"tree": record["tree"]}
+        texts = {"tree of the most probable candidates": record["tree"]}
         if entropy is not None:
             record["entropy"] = entropy
             texts["entropy of the groupings"] = f"{entropy:.2f} nats"
@@ -197,6 +197,7 @@ class Search:
         if self.parallel.size > 1:
             use_joint_norms(supergraph)
         if self.how.compile:
+            progress.note("layers are compiled as they are met: the first steps take long")
             supergraph.compile_layers()
         return state
 

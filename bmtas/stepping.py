@@ -14,6 +14,7 @@ from bmtas.parallel import Parallel
 from bmtas.progress import Progress
 
 _MUCH, _SECONDS_WORTH_A_WORD = 0.2, 10.0
+_FIRST = 1 / 6
 CHECKPOINT_EVERY_S = 30.0  # so often that little is lost, so seldom that it costs little
 
 
@@ -41,12 +42,14 @@ def run_steps(
     begun = saved = time.monotonic()
     with stop_between_steps() as stop, parallel.together():
         parallel.most([0])  # from here on a signal finds all processes ready for it
-        progress.start(name, total, done)
         if done:
             progress.note(f"continuing at step {done} of {total}")
+        progress.start(name, total, done)
         for step in range(done, total):
             shown = take(step)
-            due, signum = parallel.most([time.monotonic() - saved >= checkpoint_every_s, stop.signal])
+            # The first one comes early, so that a run killed soon after its start has not run for nothing.
+            interval = checkpoint_every_s if saved > begun else checkpoint_every_s * _FIRST
+            due, signum = parallel.most([time.monotonic() - saved >= interval, stop.signal])
             kept = save(step + 1) if due or signum or step + 1 == total else False
             if kept:
                 saved = time.monotonic()

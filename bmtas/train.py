@@ -150,6 +150,7 @@ class Training:
         if self.parallel.size > 1:
             use_joint_norms(network)
         if self.how.compile:
+            progress.note("the network is compiled: the first step takes long")
             network.compile(dynamic=False)
         return network, optimiser, done
 

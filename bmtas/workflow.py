@@ -67,7 +67,11 @@ def _continued(plan: Plan, root: Path, progress: Progress, *, new: bool) -> tupl
     run = None if new else _unfinished(root, plan.config, progress)
     if run is None:
         check_labels(plan.dataset, plan.config.task_list(), progress)
-    return run, run is not None and has_checkpoint(run.search_folder / "checkpoint.pt")
+        return None, False
+    begun = has_checkpoint(run.search_folder / "checkpoint.pt")
+    if not begun:
+        progress.note(f"{run.name} was stopped before its first checkpoint; it begins from the start")
+    return run, begun
 
 
 def _hand_over(run: Run, plan: Plan, probabilities: np.ndarray, progress: Progress) -> None:

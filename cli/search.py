@@ -16,7 +16,7 @@ def search_command(
         typer.Option(help="9GMAdds, 4.5MParams or 64MiB, or a unit of --table; may be given once per resource."),
     ] = None,
     data: Annotated[
-        str, typer.Option(help="scenes (generated, nothing to download) or a manifest (.yaml).")
+        str, typer.Option(help="scenes (generated, nothing to download), a manifest (.yaml), or planted (for checks).")
     ] = "scenes",
     tasks: Annotated[
         str | None,
@@ -63,7 +63,9 @@ def search_command(
     ] = False,
     accumulate: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Compute each batch, in search and training, in so many parts: less memory, same batch."),
+        typer.Option(
+            help="Compute each batch, in search and training, in so many parts: less memory, each normalised by itself."
+        ),
     ] = None,
     resource_weight: Annotated[
         Optional[float],  # noqa: UP045

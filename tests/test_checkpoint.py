@@ -28,7 +28,7 @@ def test_the_one_before_is_kept(two: Path) -> None:
     assert notes == []
 
 
-@pytest.mark.parametrize("length", [0, 100])
+@pytest.mark.parametrize("length", [0, 100, 400, 700])
 def test_a_broken_one_gives_way_to_the_one_before(two: Path, length: int) -> None:
     notes: list[str] = []
     damaged = two.read_bytes()[:length]
