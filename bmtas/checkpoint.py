@@ -51,12 +51,15 @@ def has_checkpoint(path: Path) -> bool:
     return path.exists() or previous(path).exists()
 
 
-def load_latest(path: Path, note: Callable[[str], None]) -> tuple[dict[str, Any], Path]:
-    """Read the last checkpoint of a run, or the one before if there is none or it is damaged; return it and where it stood.
+def load_latest(path: Path, note: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
+    """Read the last checkpoint of a run, or the one before if there is none or it is damaged; return it and where it stood,
+    or None if the run has none yet.
 
     A damaged one is kept under the name `broken(path)`; `note` is told what was taken instead. Raises UsageError if
     neither can be read, or if the last one is of a newer schema, OSError if the disk does not give it.
     """
+    if not has_checkpoint(path):
+        return None
     before = previous(path)
     if path.exists():
         try:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bmtas.board import Board
-from bmtas.checkpoint import belongs, has_checkpoint, load_latest, require_finite, save_checkpoint
+from bmtas.checkpoint import belongs, load_latest, require_finite, save_checkpoint
 from bmtas.config import Estimator, ResourceTermKind, RunConfig
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batches, Loader, split_indices
@@ -36,7 +36,7 @@ from bmtas.progress import Progress
 from bmtas.relaxation import gumbel_softmax
 from bmtas.resource_term import ResourceTerm
 from bmtas.schedule import ARCH, WARMUP, WEIGHTS, Schedule, Step
-from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps
+from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps, trustworthy
 from bmtas.updates import Updates, choose_updates
 from bmtas.view import current_tree, grouping_entropy
 from bmtas.watch import ExplodedError, LossWatch
@@ -123,13 +123,12 @@ class Search:
             return {k: v for k, v in record.items() if k.startswith("loss.")}
 
         def save(done: int) -> bool:
-            if state.watch.suspicious:
-                if done == len(self.steps):
-                    raise diverged(f"search, step {done}: {state.watch.told()}", checkpoint)
-                return False  # the last good checkpoint stays
+            where = f"search, step {done}"
+            if not trustworthy(state.watch, where, checkpoint, last=done == len(self.steps)):
+                return False
             if self.parallel.first:
                 learned = {"architecture parameters": state.logits, **state.supergraph.state_dict()}
-                require_finite(learned, f"search, step {done}", checkpoint)
+                require_finite(learned, where, checkpoint)
                 history.write()
                 save_checkpoint(checkpoint, state.to_checkpoint(), rotate=True)
             return True
@@ -176,9 +175,7 @@ class Search:
 
     def _begin(self, weights: Weights | None, checkpoint: Path, progress: Progress) -> SearchState:
         """Return the state of a new search, or of the one whose checkpoint there is."""
-        saved = self.parallel.decided(
-            lambda: load_latest(checkpoint, progress.note) if has_checkpoint(checkpoint) else None
-        )
+        saved = self.parallel.decided(lambda: load_latest(checkpoint, progress.note))
         torch.manual_seed(self.config.seed)
         supergraph = Supergraph(self.backbone, self.tasks, weights)
         supergraph.checkpointing = self.settings.activation_checkpointing

@@ -10,8 +10,10 @@ from typing import Any
 
 from bmtas.files import append_line, read_lines, write_text
 from bmtas.interrupt import Interrupted, stop_between_steps
+from bmtas.losses import diverged
 from bmtas.parallel import Parallel
 from bmtas.progress import Progress
+from bmtas.watch import LossWatch
 
 _MUCH, _SECONDS_WORTH_A_WORD = 0.2, 10.0
 _FIRST = 1 / 6
@@ -33,9 +35,8 @@ def run_steps(
 ) -> None:
     """Take the steps `done` to `total` - 1, then `finish`.
 
-    `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken
-    and return True, or refuse and return False, in all processes alike. Raises
-    Interrupted after SIGINT or SIGTERM, when everything is saved. All processes save and stop at the same step, whichever
+    `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken and return
+    True, or refuse and return False, in all processes alike. Raises Interrupted after SIGINT or SIGTERM, when everything is saved. All processes save and stop at the same step, whichever
     of them has met a signal; `save` and `finish` are called in all of them. `waited_s()` tells how many seconds the steps
     have waited for images; too many are told to the user.
     """
@@ -71,6 +72,16 @@ def _tell_waiting(waited_s: float, whole_s: float, progress: Progress) -> None:
         )
 
 
+def trustworthy(watch: LossWatch, where: str, checkpoint: Path, *, last: bool) -> bool:
+    """Say whether what was learned last may take the place of the last good `checkpoint`.
+
+    Raises DivergedError if it may not and there are no steps left that could mend it.
+    """
+    if watch.suspicious and last:
+        raise diverged(f"{where}: {watch.told()}", checkpoint)
+    return not watch.suspicious
+
+
 class History:
     """A file of JSON lines, one per step, written when a checkpoint is - by the process that `writes`."""
 
@@ -91,7 +102,5 @@ class History:
 
     def cut(self, done: int) -> None:
         """Drop the records of step `done` and later, which will be taken again."""
-        if not self._writes:
-            return
         kept = [record for record in read_lines(self._path) if record["step"] < done]
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))

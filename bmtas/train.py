@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bmtas.architecture import Architecture
-from bmtas.checkpoint import belongs, has_checkpoint, load_checkpoint, load_latest, require_finite, save_checkpoint
+from bmtas.checkpoint import belongs, load_checkpoint, load_latest, require_finite, save_checkpoint
 from bmtas.config import RunConfig
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batches, Loader
@@ -22,7 +22,7 @@ from bmtas.networks.weights import load_weights
 from bmtas.optim import set_poly_rate, weight_optimiser
 from bmtas.parallel import How, check_shares
 from bmtas.progress import Progress
-from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps
+from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps, trustworthy
 from bmtas.watch import ExplodedError, LossWatch
 
 
@@ -85,10 +85,8 @@ class Training:
 
         def save(steps: int) -> bool:
             where = f"training {self.folder.name!r}, step {steps}"
-            if self.watch.suspicious:
-                if steps == self.settings.steps:
-                    raise diverged(f"{where}: {self.watch.told()}", self._checkpoint)
-                return False  # the last good checkpoint stays
+            if not trustworthy(self.watch, where, self._checkpoint, last=steps == self.settings.steps):
+                return False
             if not self.parallel.first:
                 return True
             require_finite(network.state_dict(), where, self._checkpoint)
@@ -129,7 +127,7 @@ class Training:
 
     def _begin(self, progress: Progress) -> tuple[GraphNetwork, torch.optim.Optimizer, int]:
         path = self._checkpoint
-        saved = self.parallel.decided(lambda: load_latest(path, progress.note) if has_checkpoint(path) else None)
+        saved = self.parallel.decided(lambda: load_latest(path, progress.note))
         torch.manual_seed(self.config.seed)
         # What a checkpoint replaces anyway is not fetched again.
         weights = None if saved else load_weights(self.config.weights, get_backbone(self.config.backbone))

@@ -26,6 +26,7 @@ from torch import Tensor
 from bmtas.config import Estimator, Precision, SearchSettings
 from bmtas.data.batches import Batch
 from bmtas.losses import batch_loss, checked_finite, counted
+from bmtas.networks.sampled import SampledPass
 from bmtas.networks.supergraph import Supergraph
 from bmtas.parallel import Parallel
 from bmtas.tasks import Task
@@ -125,11 +126,8 @@ class SampledUpdates(_Updates):
 
     def _descend(self, batch: Batch, choices: Tensor) -> list[Tensor]:
         """Add the gradient of all tasks' weighted losses on a part of a batch; return the losses, scalars."""
-        with self._autocast():
-            run = self.supergraph.forward_sampled(batch.images, choices)
-        losses = [batch_loss(task, _widened(p), batch) for task, p in zip(self.tasks, run.predictions, strict=True)]
-        total = torch.stack([task.loss_weight * loss for task, loss in zip(self.tasks, losses, strict=True)]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        _, losses, weighted = self._pass(batch, choices)
+        torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
         return losses
 
     def add_gradients(self, batch: Batch, mixes: Sequence[Tensor]) -> Losses:
@@ -145,12 +143,16 @@ class SampledUpdates(_Updates):
 
     def _gradients(self, batch: Batch, choices: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return every task's loss on a part of a batch, scalars, and the gradients of the weighted ones, (L, T, C)."""
+        run, losses, weighted = self._pass(batch, choices)
+        with self._autocast():
+            return [loss.detach() for loss in losses], self.supergraph.mix_gradients(run, weighted)
+
+    def _pass(self, batch: Batch, choices: Tensor) -> tuple[SampledPass, list[Tensor], list[Tensor]]:
+        """Return a pass of all tasks over a part of a batch, their losses, and the weighted ones, scalars."""
         with self._autocast():
             run = self.supergraph.forward_sampled(batch.images, choices)
         losses = [batch_loss(task, _widened(p), batch) for task, p in zip(self.tasks, run.predictions, strict=True)]
-        weighted = [task.loss_weight * loss for task, loss in zip(self.tasks, losses, strict=True)]
-        with self._autocast():
-            return [loss.detach() for loss in losses], self.supergraph.mix_gradients(run, weighted)
+        return run, losses, [task.loss_weight * loss for task, loss in zip(self.tasks, losses, strict=True)]
 
 
 def _choices(mixes: Sequence[Tensor]) -> Tensor:

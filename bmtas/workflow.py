@@ -106,9 +106,9 @@ def _unfinished(root: Path, config: RunConfig, progress: Progress) -> Run | None
 
 def _differences(one: RunConfig, other: RunConfig) -> str:
     """Return which settings differ, with both values where they are short."""
-    told = []
+    told, present = [], _flat(other)
     for name, value in _flat(one).items():
-        now = _flat(other).get(name)
+        now = present.get(name)
         if now != value:
             said = f"{value} there, {now} now"
             told.append(f"{name} ({said})" if len(said) <= _SHORT else name)
