@@ -48,6 +48,7 @@ _HOST_PACKAGES = frozenset(
         "onnxscript",
         "PIL",
         "safetensors",
+        "scipy",
         "torch",
         "torchmetrics",
         "torchvision",

@@ -38,11 +38,14 @@ def open_with_tasks(spec: str, names: list[str] | None) -> tuple[Dataset, tuple[
     Raises what `open_dataset` raises, and UsageError for unknown tasks.
     """
     dataset = open_dataset(spec)
-    return dataset, select_tasks(dataset.tasks, names or DEFAULT_TASKS.get(spec))
+    default = DEFAULT_TASKS.get(spec) or getattr(dataset, "default_tasks", None)
+    return dataset, select_tasks(dataset.tasks, names or (list(default) if default else None))
 
 
 def open_dataset(spec: str) -> Dataset:
-    """Open the data set called `spec`: `scenes`, `planted`, a manifest (.yaml, .yml), or a folder with a manifest.yaml.
+    """Open the data set called `spec`: `scenes`, `planted`, a manifest (.yaml, .yml), or a folder.
+
+    A folder holds a manifest.yaml, or one of the community's data sets as it is downloaded.
 
     Raises UsageError (for an unknown name with the nearest known one), and EnvironmentProblem where a package
     is not installed.
@@ -63,7 +66,14 @@ def open_dataset(spec: str) -> Dataset:
     if (path / MANIFEST_NAME).is_file():
         return open_dataset(str(path / MANIFEST_NAME))
     if path.is_dir():
-        raise UsageError(f"the folder {spec} holds no {MANIFEST_NAME}\n{_HOW_TO}")
+        from bmtas.data.downloads.detect import EXPECTED, open_download
+
+        download = open_download(path.resolve())
+        if download is not None:
+            return download
+        raise UsageError(
+            f"the folder {spec} holds no {MANIFEST_NAME} and none of the data sets that are known by their files:\n{EXPECTED}\n{_HOW_TO}"
+        )
     raise UsageError(
         f"unknown data {spec!r}; {nearest(spec, NAMES)}, a manifest (.yaml) or a folder with one\n{_HOW_TO}"
     )
