@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 
 from _study import Searched, Study, add_options, interval, madds, madds_budget, markdown, run_study, with_spread
-from _trees import layers_different
 
 from bmtas.config import CostEstimate
 from bmtas.view import describe_tree
+from costs.trees import layers_different
 
 Pair = dict[CostEstimate, Searched]
 

@@ -16,6 +16,19 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Method(str, Enum):
+    """How a run comes to its architecture."""
+
+    BRANCHED = "branched"  # the paper's search, under a budget
+    SINGLE = "single"  # a network per task
+    SHARED = "shared"  # all layers shared
+    VANILLA = "vanilla"  # all tasks part at one layer (paper, section 4.3)
+    RANDOM = "random"  # a tree drawn by chance
+    PERMUTED = "permuted"  # another run's tree, its tasks dealt anew to the branches (paper, section 4.3)
+    FAFS = "fafs"  # grouped greedily by the difficulty of samples (Lu et al., CVPR 2017)
+    BMN = "bmn"  # the least dissimilar features of single-task networks (Vandenhende et al., BMVC 2020)
+
+
 class Optimiser(str, Enum):
     """How weights are updated."""
 
@@ -224,6 +237,8 @@ class RunConfig(_Settings):
     train: TrainSettings
     table_digest: str | None = None
     decode: Decode = Decode.BEST
+    method: Method = Method.BRANCHED
+    reference: dict[str, Any] | None = None  # the architecture that the method "permuted" permutes
 
     def task_list(self) -> tuple[Task, ...]:
         """Return the tasks, in output order."""

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from bmtas.config import PRESETS, Decode, Preset, ResourceTermKind, RunConfig, reduced_size
+from bmtas.architecture import Architecture
+from bmtas.config import PRESETS, Decode, Method, Preset, ResourceTermKind, RunConfig, reduced_size
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import canonical, open_with_tasks
 from bmtas.errors import BudgetError, UsageError
@@ -35,10 +36,13 @@ from costs.units import Budget, Resource, format_quantity, parse_budget
 class Request:
     """What the user asked of a search; None stands for the preset's or the data's own choice. Sizes are (height, width).
 
-    `table` is a file with a cost table of the user's own, whose resources are added to the counted ones.
+    `table` is a file with a cost table of the user's own, whose resources are added to the counted ones. `reference` is the
+    architecture that the method "permuted" permutes, and no other method takes.
     """
 
     data: str = "scenes"
+    method: Method = Method.BRANCHED
+    reference: Architecture | None = None
     tasks: list[str] | None = None
     backbone: str = "mobilenet_v2"
     budgets: tuple[str, ...] = ()
@@ -82,7 +86,8 @@ def plan_search(request: Request) -> Plan:
     if own is not None:
         table = join_tables(table, own, str(request.table))
     search = _overridden(preset.search, request.search_overrides)
-    budgets, notes = _budgets(asked, table, search.resource_term)
+    _check_method(request, [task.name for task in tasks])
+    budgets, notes = _budgets(asked, table, request.method, search.resource_term)
     if request.decode is Decode.ARGMAX and budgets:
         raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
     if request.no_resizing:
@@ -118,6 +123,8 @@ def plan_search(request: Request) -> Plan:
         train=train,
         table_digest=None if own is None else digest(own),
         decode=request.decode,
+        method=request.method,
+        reference=None if request.reference is None else request.reference.to_json(),
     )
     return Plan(config, table, tuple(budgets), dataset, tuple(notes))
 
@@ -202,8 +209,52 @@ def _check_together(table: CostTable, budgets: Sequence[Budget]) -> None:
     raise BudgetError("; ".join([reason, *left]))
 
 
-def _budgets(asked: Sequence[Budget], table: CostTable, kind: ResourceTermKind) -> tuple[list[Budget], list[str]]:
-    """Return the budgets, none where the loss of the search knows none and none was asked for, and notes."""
+_OF_A_SEARCH = {
+    "warmup_steps": "--warmup-steps",
+    "weight_steps": "--search-steps",
+    "learning_rate": "--search-learning-rate",
+    "estimator": "--estimator",
+    "activation_checkpointing": "--activation-checkpointing",
+    "resource_term": "--resource-weight or --no-resource-term",
+    "cost_estimate": "--cost-estimate",
+}
+"""Settings that only the search under a budget has, with their options."""
+
+
+def _check_method(request: Request, tasks: list[str]) -> None:
+    """Refuse options that mean nothing to the method, and a reference that is missing or of other tasks. Raises UsageError."""
+    method, reference = request.method, request.reference
+    if (reference is None) == (method is Method.PERMUTED):
+        raise UsageError(
+            "--method permuted deals the tasks of another run's tree to its branches anew: name the run with --from, which "
+            "no other method takes"
+        )
+    if reference is not None and (reference.backbone, sorted(reference.tasks)) != (request.backbone, sorted(tasks)):
+        raise UsageError(
+            f"the run of --from is of {reference.backbone} with the tasks {', '.join(reference.tasks)}, this one of "
+            f"{request.backbone} with {', '.join(tasks)}; permute a tree of the same backbone and tasks"
+        )
+    if method is Method.BRANCHED:
+        return
+    given = [option for key, option in _OF_A_SEARCH.items() if (request.search_overrides or {}).get(key) is not None]
+    given += ["--decode"] if request.decode is not Decode.BEST else []
+    given += ["--search-size or --no-resizing"] if request.no_resizing or request.search_size is not None else []
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: means nothing to --method {method.value}, which takes no search steps; leave it out"
+        )
+
+
+def _budgets(
+    asked: Sequence[Budget], table: CostTable, method: Method, kind: ResourceTermKind
+) -> tuple[list[Budget], list[str]]:
+    """Return the budgets, none where the way to the architecture knows none and none was asked for, and notes."""
+    if method in (Method.SINGLE, Method.SHARED):
+        budgets, notes = resolve_budgets(asked, table) if asked else ([], [])
+        if method is Method.SINGLE:
+            _check_separate(table, budgets)
+            notes = []  # whether trees could be within the budgets is of no interest here
+        return budgets, notes
     if asked or kind is ResourceTermKind.BUDGET:
         budgets, notes = resolve_budgets(asked, table)
         if kind is not ResourceTermKind.BUDGET:
@@ -211,6 +262,17 @@ def _budgets(asked: Sequence[Budget], table: CostTable, kind: ResourceTermKind) 
         return budgets, notes
     how = "a fixed resource weight" if kind is ResourceTermKind.WEIGHT else "no resource term"
     return [], [f"{how} and no --budget: whatever the search comes to is handed over"]
+
+
+def _check_separate(table: CostTable, budgets: Sequence[Budget]) -> None:
+    """Refuse budgets that separate networks are not within. Raises BudgetError."""
+    for budget in budgets:
+        separate = table.separate_total(budget.resource)
+        if separate > budget.value:
+            raise BudgetError(
+                f"budget {budget.text}: a network per task costs {format_quantity(separate, budget.resource, digits=4)} in all; raise "
+                "the budget, leave it out, or take another --method"
+            )
 
 
 def _check_expected(table: CostTable, budget: Budget) -> None:

@@ -11,6 +11,7 @@ from bmtas.errors import BudgetError, BuildError
 from bmtas.memory import BYTES_PER_MIB, peak_activations
 from bmtas.networks.network import GraphNetwork
 from bmtas.profile import count_network
+from bmtas.tables import architecture_costs
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 
@@ -37,7 +38,7 @@ def prove_costs(
     Raises BuildError if the table does not describe the network, BudgetError if a cost, by the table or as measured, is
     over a budget.
     """
-    stated = {r: table.architecture_cost(architecture.task_indices, r) for r in table.resources()}
+    stated = architecture_costs(table, architecture)
     measured = {r: v for r, v in measure_network(network, table.input_size).items() if r in stated}
     graph = {Resource.MADDS: network.graph.madds, Resource.PARAMS: network.graph.params}
     for resource, value in measured.items():

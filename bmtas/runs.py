@@ -28,6 +28,7 @@ from bmtas.architecture import Architecture
 from bmtas.config import SCHEMA_VERSION, RunConfig
 from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
 from bmtas.files import read_json, write_json, write_text
+from bmtas.tables import architecture_costs
 from costs.table import CostTable
 from costs.units import format_quantity, parse_budget
 
@@ -106,9 +107,9 @@ class Run:
                 f"{self.architecture_path} is of {found[0]} with tasks {found[1]} and {found[2]} layers, but the run is of "
                 f"{expected[0]} with tasks {expected[1]} and {expected[2]} layers; it was changed after it was written"
             )
-        table = self.table()
+        costs = architecture_costs(self.table(), architecture)
         for budget in map(parse_budget, config.budgets):
-            cost = table.architecture_cost(architecture.task_indices, budget.resource)
+            cost = costs[budget.resource]
             if cost > budget.value:
                 raise BudgetError(
                     f"{self.architecture_path} costs {format_quantity(cost, budget.resource)}, over the run's budget of "

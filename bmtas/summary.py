@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bmtas.runs import FOUND, SEPARATE, SHARED, Run
+from bmtas.tables import architecture_costs
 from bmtas.tasks import Task
 
 
@@ -27,13 +28,7 @@ def delta_m(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: 
 
 def network_costs(run: Run, name: str) -> dict[str, float]:
     """Return the costs of a network of `run` by its table, by resource, in base units: exact, or for peaks a bound."""
-    table = run.table()
-    if name == SEPARATE:
-        return {r.value: table.separate_total(r) for r in table.resources()}
-    if name == SHARED:
-        return {r.value: table.shared_total(r) for r in table.resources()}
-    groupings = run.architecture(name).task_indices
-    return {r.value: table.architecture_cost(groupings, r) for r in table.resources()}
+    return {r.value: cost for r, cost in architecture_costs(run.table(), run.architecture(name)).items()}
 
 
 def summarise_run(run: Run) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bmtas.architecture import Architecture
 from bmtas.files import read_json
 from costs.table import CostTable
 from costs.table_json import SCHEMA_VERSION
@@ -30,6 +31,13 @@ def table_json(table: CostTable, **views: Any) -> dict[str, Any]:
     }
     content: dict[str, Any] = json.loads(table.to_json())
     return {**content, "totals": totals, **views}
+
+
+def architecture_costs(table: CostTable, architecture: Architecture) -> dict[Resource, float]:
+    """Return what `architecture` costs in each resource of `table`, in base units: exact, or for peaks a bound."""
+    if not architecture.shared_stem:
+        return {r: table.separate_total(r) for r in table.resources()}
+    return {r: table.architecture_cost(architecture.task_indices, r) for r in table.resources()}
 
 
 def read_table(path: Path) -> CostTable:

@@ -1,65 +1,58 @@
-"""What the commands do, step by step: search, train, evaluate. The command line only asks and shows."""
+"""What the commands do, step by step: search and evaluate. The command line only asks and shows."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bmtas.architecture import Architecture
 from bmtas.checkpoint import has_checkpoint
-from bmtas.config import Decode, RunConfig
+from bmtas.config import Method, RunConfig
 from bmtas.data.batches import Loader
 from bmtas.data.check import check_labels
-from bmtas.data.protocol import Dataset
-from bmtas.data.source import open_dataset
 from bmtas.device import pick_device
 from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
-from bmtas.expectation import expect_run
-from bmtas.files import atomic_path, read_lines, write_json
+from bmtas.files import write_json
+from bmtas.methods.finder import Finder, Found, choose_finder
 from bmtas.networks.network import build_network
-from bmtas.networks.weights import load_weights
 from bmtas.parallel import How
 from bmtas.pictures import prediction_sheet
 from bmtas.planning import Plan
-from bmtas.plots import draw_search
-from bmtas.plots_over_time import draw_sharing
 from bmtas.plots_tree import draw_tree
 from bmtas.progress import Progress
 from bmtas.proof import prove_costs
+from bmtas.run_training import open_run_dataset
 from bmtas.runs import FOUND, Run, all_runs, create_run
-from bmtas.search import Search
-from bmtas.train import Training, load_network
-from costs.decode import argmax_architecture, best_architecture
-from costs.partitions import Grouping
+from bmtas.train import load_network
 
 _SHORT = 60
 """So many characters of two values are worth telling."""
 
 
 def run_search(plan: Plan, root: Path, progress: Progress, how: How, *, new: bool = False) -> Run:
-    """Search, decode within the budgets, check the network that would be built, and write it into the run folder.
+    """Find an architecture within the budgets, check the network that would be built, and write it into the run folder.
 
-    Goes on with an unfinished search of the same configuration, unless `new`. Whatever can be found missing or wrong is
+    Goes on with an unfinished run of the same configuration, unless `new`. Whatever can be found missing or wrong is
     found before a run folder is made.
     """
-    search = Search(plan.config, plan.dataset, plan.table, plan.budgets, how)
+    finder = choose_finder(plan, how)
     run, begun = how.parallel.decided(lambda: _continued(plan, root, progress, new=new))
-    # What a checkpoint replaces anyway is not fetched again.
-    weights = None if begun else load_weights(plan.config.weights, search.backbone)
+    finder.prepare(begun=begun)
     if run is None:
-        label = f"{plan.dataset.name}-{'-'.join(b.text for b in plan.budgets)}"
-        run = how.parallel.decided(lambda: create_run(root, label, plan.config, plan.table))
+        run = how.parallel.decided(lambda: create_run(root, _label(plan), plan.config, plan.table))
     others = f", {how.parallel.size} processes" if how.parallel.size > 1 else ""
-    progress.note(f"run folder: {run.path}; device: {search.device}{others}")
-    probabilities = search.run(run.search_folder, weights, progress)
-    how.parallel.decided(lambda: _hand_over(run, plan, probabilities, progress))
+    progress.note(f"run folder: {run.path}; device: {how.parallel.device}{others}")
+    found = finder.find(run, progress)
+    how.parallel.decided(lambda: _hand_over(run, plan, finder, found, progress))
     return run
+
+
+def _label(plan: Plan) -> str:
+    method = plan.config.method
+    parts = [plan.dataset.name, *([] if method is Method.BRANCHED else [method.value]), *(b.text for b in plan.budgets)]
+    return "-".join(parts)
 
 
 def _continued(plan: Plan, root: Path, progress: Progress, *, new: bool) -> tuple[Run | None, bool]:
@@ -74,13 +67,11 @@ def _continued(plan: Plan, root: Path, progress: Progress, *, new: bool) -> tupl
     return run, begun
 
 
-def _hand_over(run: Run, plan: Plan, probabilities: np.ndarray, progress: Progress) -> None:
-    """Write what the search has found, and draw it."""
-    _write_found(run, plan, probabilities)
+def _hand_over(run: Run, plan: Plan, finder: Finder, found: Found, progress: Progress) -> None:
+    """Write what was found, and draw it."""
+    _write_found(run, plan, found)
     try:
-        draw_search(run, expect_run(run))
-        history = read_lines(run.search_folder / "history.jsonl")
-        draw_sharing(history, [task["name"] for task in plan.config.tasks], run.search_folder / "sharing.png")
+        finder.draw(run, found)
         draw_tree(run.architecture(FOUND), plan.table, run.search_folder / "tree.png")
     except (EnvironmentProblem, OSError, ValueError) as error:
         # The architecture is there, and a search is too long to fail over a picture.
@@ -121,90 +112,23 @@ def _flat(config: RunConfig) -> dict[str, Any]:
     return data | {f"search.{k}": v for k, v in search.items()} | {f"train.{k}": v for k, v in train.items()}
 
 
-def _decode(plan: Plan, probabilities: np.ndarray) -> tuple[tuple[Grouping, ...], dict[str, Any]]:
-    """Return the architecture's groupings, and how it was found, as plain JSON values."""
-    if plan.config.decode is Decode.ARGMAX:
-        return argmax_architecture(probabilities), {"decode": Decode.ARGMAX.value}
-    decoded = best_architecture(probabilities, plan.table, plan.budgets)
-    return decoded.groupings, {
-        "decode": Decode.BEST.value,
-        "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,
-        "exact": decoded.exact,
-        "gap": decoded.gap if np.isfinite(decoded.gap) else None,
-    }
-
-
-def _write_found(run: Run, plan: Plan, probabilities: np.ndarray) -> None:
-    """Decode, prove on the built network that it is within the budgets, and write `architecture.json`.
+def _write_found(run: Run, plan: Plan, found: Found) -> None:
+    """Prove on the built network that it is within the budgets, and write `architecture.json`.
 
     Its `costs` are those of the table, in which the budgets are kept; `measured` is what the built network takes.
     """
-    # First of all: whatever comes after it can be done again from these.
-    write_json(
-        run.search_folder / "probabilities.json",
-        {
-            "schema_version": 1,
-            "tasks": [task["name"] for task in plan.config.tasks],
-            "layers": [layer.name for layer in plan.table.layers],
-            "probabilities": probabilities.tolist(),
-        },
-    )
-    groupings, found = _decode(plan, probabilities)
-    tasks = plan.config.task_list()
-    names = [task.name for task in tasks]
-    architecture = Architecture(
-        backbone=plan.config.backbone,
-        tasks=tuple(names),
-        groupings=tuple(tuple(tuple(names[i] for i in b) for b in g) for g in groupings),
-    )
-    stated, measured = prove_costs(build_network(architecture, tasks), architecture, plan.table, plan.budgets)
+    network = build_network(found.architecture, plan.config.task_list())
+    stated, measured = prove_costs(network, found.architecture, plan.table, plan.budgets)
     write_json(
         run.architecture_path,
         {
-            **architecture.to_json(),
+            **found.architecture.to_json(),
+            "found_by": plan.config.method.value,
             "costs": {resource.value: value for resource, value in stated.items()},
             "measured": {resource.value: value for resource, value in measured.items()},
-            **found,
+            **found.details,
         },
     )
-
-
-def open_run_dataset(run: Run) -> Dataset:
-    """Open the data of a run. Raises UsageError if they are no longer what the run began with."""
-    config = run.config()
-    dataset = open_dataset(config.data)
-    if dataset.fingerprint() != config.data_fingerprint:
-        raise UsageError(
-            f"{config.data} has changed since {run.path} was made, so results would not belong together; begin a new run with "
-            "`bmtas search`, or restore the data"
-        )
-    return dataset
-
-
-def train_network(run: Run, name: str, progress: Progress, how: How) -> str | None:
-    """Train one network of a run, going on where it stopped.
-
-    Returns None, or why nothing had to be trained: it was before, or a network of the same architecture was.
-    """
-    said = how.parallel.decided(lambda: _trained_already(run, name))
-    if said is None:
-        Training(run.config(), run.architecture(name), open_run_dataset(run), run.network(name), how).run(progress)
-    return said
-
-
-def _trained_already(run: Run, name: str) -> str | None:
-    weights = run.network(name) / "weights.pt"
-    if weights.exists():
-        return f"{name} is trained already, in {run.network(name)}"
-    architecture = run.architecture(name)
-    for other in run.trained():
-        if run.architecture(other) == architecture:
-            # The same seed, data and steps would give the same weights again.
-            for file in ("architecture.json", "history.jsonl", "weights.pt"):
-                with atomic_path(run.network(name) / file) as temporary:
-                    shutil.copyfile(run.network(other) / file, temporary)
-            return f"{name} is the same network as {other}, which is trained already; its weights are taken"
-    return None
 
 
 def evaluate_networks(

@@ -33,8 +33,8 @@ def export_command(
 
     Example: bmtas export --format onnx
     """
+    from bmtas.run_training import open_run_dataset
     from bmtas.runs import open_run
-    from bmtas.workflow import open_run_dataset
     from cli.console import ShownProgress, out
     from cli.networks import chosen_networks
     from export.deliver import check_format, export_network

@@ -18,6 +18,17 @@ def search_command(
     data: Annotated[
         str, typer.Option(help="scenes (generated, nothing to download), a manifest (.yaml), or planted (for checks).")
     ] = "scenes",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="branched (the paper's search), or a baseline within the same budget: single, shared, vanilla, random, "
+            "permuted, fafs, bmn."
+        ),
+    ] = "branched",
+    reference: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--from", help="The run whose tree --method permuted permutes; its budget is kept."),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(help="Tasks of the data, with commas; all if left out (of scenes: the five of PASCAL-Context)."),
@@ -100,17 +111,19 @@ def search_command(
 ) -> None:
     """Search for the tree of shared layers under a budget, and start a run folder with it.
 
-    The same command goes on where a search was stopped.
+    The same command goes on where a search was stopped. A `--method` other than branched gives the run a baseline's
+    network instead, which is trained, evaluated, exported and measured by the same commands.
 
     Example: bmtas search --data examples/ccp.yaml --budget 3GMAdds
     """
-    from bmtas.config import Decode, Preset
+    from bmtas.config import Decode, Method, Preset
     from bmtas.data.check import check_labels
     from bmtas.errors import UsageError, nearest
     from bmtas.files import read_json
     from bmtas.parallel import How, join_processes
     from bmtas.planning import Request, plan_search
     from bmtas.ranks import speaks
+    from bmtas.runs import FOUND, open_run
     from bmtas.workflow import run_search
     from cli.console import ShownProgress, emit_json, out, parse_size
     from cli.show import render_run
@@ -123,11 +136,16 @@ def search_command(
         raise UsageError("--no-resizing and --search-size contradict each other; leave one out")
     if decode not in [d.value for d in Decode]:
         raise UsageError(f"unknown --decode {decode!r}; {nearest(decode, [d.value for d in Decode])}")
+    if method not in [m.value for m in Method]:
+        raise UsageError(f"unknown --method {method!r}; {nearest(method, [m.value for m in Method])}")
+    other = None if reference is None else open_run(runs, reference)
     request = Request(
         data=data,
+        method=Method(method),
+        reference=None if other is None else other.architecture(FOUND),
         tasks=[name.strip() for name in tasks.split(",")] if tasks else None,
         backbone=backbone,
-        budgets=tuple(budget or ()),
+        budgets=tuple(budget or (() if other is None else other.config().budgets)),
         table=table,
         preset=Preset(preset),
         decode=Decode(decode),
@@ -178,6 +196,7 @@ def search_command(
 
 
 def _describe(plan: Any, json: str | None) -> None:
+    from bmtas.config import Method
     from bmtas.schedule import Schedule
     from cli.console import emit_json, out
     from costs.reach import budget_range
@@ -204,11 +223,16 @@ def _describe(plan: Any, json: str | None) -> None:
         )
     if not plan.budgets:
         console.print("no budget: whatever the search comes to is handed over")
-    console.print(f"estimator: {search.estimator.value}; decode: {config.decode.value}")
-    console.print(
-        f"search: {len(Schedule(search))} steps at {config.search_size[0]}x{config.search_size[1]}, batch {search.batch_size}: "
-        f"{search.warmup_steps} of warm-up, {search.weight_steps} of weights, the others of the architecture"
-    )
+    if config.method is Method.BRANCHED:
+        console.print(f"estimator: {search.estimator.value}; decode: {config.decode.value}")
+        console.print(
+            f"search: {len(Schedule(search))} steps at {config.search_size[0]}x{config.search_size[1]}, batch {search.batch_size}: "
+            f"{search.warmup_steps} of warm-up, {search.weight_steps} of weights, the others of the architecture"
+        )
+    else:
+        trained = {Method.FAFS: "the shared network", Method.BMN: "the separate networks"}.get(config.method)
+        first = f", for which {trained} is trained first" if trained else ""
+        console.print(f"method: {config.method.value}{first}")
     console.print(
         f"then `bmtas train`: {config.train.steps} steps at {config.train_size[0]}x{config.train_size[1]}, batch "
         f"{config.train.batch_size}"

@@ -67,6 +67,7 @@ def _show_expected(run: Any, json: str | None) -> None:
 
 def render_run(run: Any, console: Any) -> None:
     """Print the tree of the found architecture and what the tasks share."""
+    from bmtas.config import Method
     from bmtas.summary import network_costs
     from bmtas.tables import column_label
     from costs.units import format_quantity
@@ -83,7 +84,9 @@ def render_run(run: Any, console: Any) -> None:
             f"separate networks {format_quantity(table.separate_total(r), r)}"
             + ("" if column_label(r) == r.label else " (own table)")
         )
-    if all(count == 1 for count in architecture.group_counts):
+    if config.method is not Method.BRANCHED:
+        console.print(f"method: {config.method.value}, no search")
+    elif all(count == 1 for count in architecture.group_counts):
         console.print(
             "this is the all-shared network: the most probable one of the search, though the budget allows more"
         )
@@ -124,7 +127,8 @@ def _tree(architecture: Any, table: Any) -> Any:
             if set(child) <= set(block):
                 grow(branch, last + 1, child)
 
-    root = Tree(f"image, stem ({architecture.backbone})")
+    stem = "stem" if architecture.shared_stem else "a stem per task"
+    root = Tree(f"image, {stem} ({architecture.backbone})")
     for block in groupings[0]:
         grow(root, 0, block)
     return root

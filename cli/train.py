@@ -22,8 +22,9 @@ def train_command(
     """
     from bmtas.parallel import How, join_processes
     from bmtas.ranks import speaks
+    from bmtas.run_training import train_network
     from bmtas.runs import open_run
-    from bmtas.workflow import evaluate_networks, train_network
+    from bmtas.workflow import evaluate_networks
     from cli.console import ShownProgress, out
     from cli.networks import chosen_networks
     from cli.show import render_results

@@ -13,7 +13,7 @@ from costs.chain import Chain
 from costs.forms import extreme_architectures
 from costs.lattice import lattice_of
 from costs.partitions import Grouping, Partition, grouping_of, partition_of, refines, restrict
-from costs.scores import CostLattice, log_scores
+from costs.scores import SCORE_STEP, CostLattice, log_scores
 from costs.splits import (
     COMPLETE_TASKS,
     Floats,
@@ -71,7 +71,7 @@ def chain_problem(
     the tasks joined one by one in the order of the probability that they are together, what the cheapest architectures
     hold, and what is `suggested`.
     """
-    layers, tasks, _ = probs.shape
+    tasks = probs.shape[1]
     if tasks <= COMPLETE_TASKS:
         left, taken, states = _all_steps(tasks)
         scores, chances = _score_all_steps(probs)
@@ -83,14 +83,36 @@ def chain_problem(
             chosen.update(dict.fromkeys(partition_of(grouping, tasks) for grouping in cheapest))
         states = tuple(chosen)
         left, taken, scores, chances = _score_steps(probs, states)
+    sums, peaks = _all_costs(table, resources, states)
+    return ChainProblem(states, left, taken, scores, chances, sums, peaks, tasks <= COMPLETE_TASKS)
+
+
+def all_groupings(tasks: int) -> tuple[Partition, ...]:
+    """Return the states of a problem with all groupings of up to eight tasks, all tasks together first."""
+    return _all_steps(tasks)[2]
+
+
+def penalty_problem(penalties: Floats, table: CostTable, resources: Iterable[Resource]) -> ChainProblem:
+    """Return the problem whose score is a sum of `penalties` (L, n) of the groupings of `all_groupings` taken."""
+    left, taken, states = _all_steps(len(table.tasks))
+    # On the lattice of scores, so that sums are exact and equal ones are told to be equal.
+    scores = np.round(penalties / SCORE_STEP)[:, taken] * SCORE_STEP
+    sums, peaks = _all_costs(table, resources, states)
+    return ChainProblem(states, left, taken, scores, np.ones_like(scores), sums, peaks, complete=True)
+
+
+def _all_costs(
+    table: CostTable, resources: Iterable[Resource], states: tuple[Partition, ...]
+) -> tuple[dict[Resource, CostLattice], dict[Resource, Floats]]:
+    """Return the costs of the states in each resource that adds up, and in each that does not."""
     sums, peaks = {}, {}
     for resource in resources:
         costs, fixed = _state_costs(table, resource, states), table.fixed_cost(resource)
         if resource.is_peak:
             peaks[resource] = costs
         else:
-            sums[resource] = CostLattice(costs, fixed, float(costs.max(axis=1).sum()) + fixed, layers + 2)
-    return ChainProblem(states, left, taken, scores, chances, sums, peaks, tasks <= COMPLETE_TASKS)
+            sums[resource] = CostLattice(costs, fixed, float(costs.max(axis=1).sum()) + fixed, len(costs) + 2)
+    return sums, peaks
 
 
 def _state_costs(table: CostTable, resource: Resource, states: tuple[Partition, ...]) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -37,9 +38,9 @@ class PathDecoder:
     def best(self, limits: dict[Resource, float]) -> Found | None:
         """Return the best path within the limits, base units; None if none of those looked at is within all of them."""
         if self.complete:
-            return self._search(self._problem, limits, None)
+            return search_problem(self._problem, self._table, limits, None, self._impossible)
         seen = chain_problem(self._probs, self._table, self._resources, self._suggested(limits))
-        return self._search(seen, limits, self._width)
+        return search_problem(seen, self._table, limits, self._width, self._impossible)
 
     @cached_property
     def _straight(self) -> list[tuple[CostTable, TreeDecoder]]:
@@ -59,31 +60,42 @@ class PathDecoder:
                 found.extend(decoder.best(sums).groupings)
         return found
 
-    def _search(self, problem: ChainProblem, limits: dict[Resource, float], width: int | None) -> Found | None:
-        chain = problem.chain(limits)
-        if not chain.reachable:
-            return None
-        best: Tree | None = None
 
-        def within(path: Tree) -> bool:
-            found = _groupings(problem, path)
-            return all(self._table.architecture_cost(found, resource) <= limit for resource, limit in limits.items())
+def search_problem(
+    problem: ChainProblem,
+    table: CostTable,
+    limits: dict[Resource, float],
+    width: int | None,
+    impossible: float = math.inf,
+) -> Found | None:
+    """Return the path of least score within the limits, base units; None if none is within all of them.
 
-        def offer(path: Tree) -> None:
-            nonlocal best
-            if (best is None or path.rank < best.rank) and within(path):
-                best = path
+    `width` is that of the beam, None for none; a score from `impossible` on is that of a path with impossible steps.
+    """
+    chain = problem.chain(limits)
+    if not chain.reachable:
+        return None
+    best: Tree | None = None
 
-        for axis in range(len(chain.limits)):
-            offer(chain.cheapest(axis))
-        prices = find_prices(chain.limits, chain.path, chain.cheapest, offer)
-        best, found_all = best_path(chain, prices, best, within, width)
-        if best is None:
-            return None
-        exact = found_all and self.complete
-        lowest = best.score if exact else chain.lower_bound(prices) if self.complete else 0.0
-        possible = best.score < self._impossible
-        return Found(_groupings(problem, best), best.score, possible, _chances(problem, chain, best), lowest, exact)
+    def within(path: Tree) -> bool:
+        found = _groupings(problem, path)
+        return all(table.architecture_cost(found, resource) <= limit for resource, limit in limits.items())
+
+    def offer(path: Tree) -> None:
+        nonlocal best
+        if (best is None or path.rank < best.rank) and within(path):
+            best = path
+
+    for axis in range(len(chain.limits)):
+        offer(chain.cheapest(axis))
+    prices = find_prices(chain.limits, chain.path, chain.cheapest, offer)
+    best, found_all = best_path(chain, prices, best, within, width)
+    if best is None:
+        return None
+    exact = found_all and problem.complete
+    lowest = best.score if exact else chain.lower_bound(prices) if problem.complete else 0.0
+    possible = best.score < impossible
+    return Found(_groupings(problem, best), best.score, possible, _chances(problem, chain, best), lowest, exact)
 
 
 def _groupings(problem: ChainProblem, path: Tree) -> tuple[Grouping, ...]:

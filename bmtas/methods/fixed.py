@@ -1,0 +1,57 @@
+"""Architectures that need no learning: single, shared, vanilla, random and permuted ones (paper, sections 4.1 and 4.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bmtas.architecture import Architecture
+from bmtas.config import Method
+from bmtas.methods.finder import Found, named
+from bmtas.parallel import How
+from bmtas.planning import Plan
+from bmtas.progress import Progress
+from bmtas.runs import Run
+from costs.trees import permuted_tree, random_tree_within, vanilla_tree
+
+
+def build(plan: Plan, how: How) -> FixedFinder:
+    """Return the finder of `plan`; nothing here depends on `how`."""
+    return FixedFinder(plan)
+
+
+class FixedFinder:
+    """Makes the architecture from the cost table, the budgets and the seed alone."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Take a plan whose method is one of those of this module."""
+        self._plan = plan
+        self._found: Found | None = None
+
+    def prepare(self, *, begun: bool) -> None:
+        """Make the architecture. Raises BudgetBelowReach or CostError where there is none."""
+        self._found = self._make()
+
+    def find(self, run: Run, progress: Progress) -> Found:
+        """Return the architecture."""
+        return self._found or self._make()
+
+    def draw(self, run: Run, found: Found) -> None:
+        """Draw nothing beside the tree."""
+
+    def _make(self) -> Found:
+        config, table, budgets = self._plan.config, self._plan.table, self._plan.budgets
+        names, layers = [task["name"] for task in config.tasks], len(table.layers)
+        details: dict[str, Any] = {}
+        if config.method is Method.SINGLE:
+            return Found(Architecture.separate(config.backbone, names, layers))
+        if config.method is Method.SHARED:
+            return Found(Architecture.shared(config.backbone, names, layers))
+        if config.method is Method.VANILLA:
+            tree = vanilla_tree(table, budgets)
+        elif config.method is Method.RANDOM:
+            tree, share = random_tree_within(table, budgets, config.seed)
+            details["share_of_budget"] = share
+        else:
+            reference = Architecture.from_json(config.reference or {}, "the reference")
+            tree = permuted_tree(reference.task_indices, config.seed)
+        return Found(named(self._plan, tree), details)
