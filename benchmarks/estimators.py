@@ -6,8 +6,7 @@
 The published estimator (paper, Eq. 5 and 6) over-counts: it charges draws that do not refine the grouping before them as if
 no tasks shared anything. For each budget and seed: two searches; the exact expected cost of the probabilities that each
 ends with, and what the published estimator takes for it; the tree that is decoded within the budget; and Delta_m of both
-trees, trained alike. Goes on where it was stopped; searches and networks that `ccp_structures.py` has done in the same
-folder are taken over. Data: ccp, which is no part of the repository.
+trees, trained alike. Goes on where it was stopped. Data: ccp, which is no part of the repository.
 """
 
 from __future__ import annotations

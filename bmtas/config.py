@@ -44,7 +44,7 @@ class Estimator(str, Enum):
 
 
 class Precision(str, Enum):
-    """Of the convolutions in a search's passes."""
+    """Of the convolutions in the passes of a search or a training."""
 
     FP32 = "fp32"
     BF16 = "bf16"  # by autocast; weights, statistics and losses stay float32
@@ -122,6 +122,7 @@ class TrainSettings(_Settings):
     # Paper: an operation shared by several tasks gets its rate divided by their number, because it receives their
     # gradients' sum. AdamW normalises gradients, so there the division would only slow shared layers down.
     divide_rate_by_sharing: bool = True
+    precision: Precision = Precision.FP32
     accumulate: int = Field(default=1, ge=1)  # a batch is computed in so many parts, for less memory
     scales: tuple[float, ...] = (1.0,)
     evaluate_images: int | None = Field(default=None, ge=1)

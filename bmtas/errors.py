@@ -21,6 +21,10 @@ class UsageError(BmtasError):
     exit_code = 2
 
 
+class LostDataError(UsageError):
+    """An image or label could be read when a run began, and cannot be now; what was learned so far is not at fault."""
+
+
 class EnvironmentProblem(BmtasError):
     """This machine lacks something: a package, weights, space on the disk, a device."""
 

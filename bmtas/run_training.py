@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
+import numpy as np
+
+from bmtas.checkpoint import belongs, load_checkpoint
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import open_dataset
 from bmtas.errors import UsageError
 from bmtas.files import atomic_path
+from bmtas.networks.inherited import inherit
+from bmtas.networks.network import GraphNetwork
 from bmtas.parallel import How
 from bmtas.progress import Progress
-from bmtas.runs import Run
+from bmtas.runs import INHERITED, Run
 from bmtas.train import Training
 
 
@@ -33,8 +39,27 @@ def train_network(run: Run, name: str, progress: Progress, how: How) -> str | No
     """
     said = how.parallel.decided(lambda: _trained_already(run, name))
     if said is None:
-        Training(run.config(), run.architecture(name), open_run_dataset(run), run.network(name), how).run(progress)
+        start = _inheritance(run) if name == INHERITED else None
+        data, folder = open_run_dataset(run), run.network(name)
+        Training(run.config(), run.architecture(name), data, folder, how, start).run(progress)
     return said
+
+
+def _inheritance(run: Run) -> Callable[[GraphNetwork], None]:
+    """Return what gives a network the weights that the search of `run` ended with. Raises UsageError if there are none."""
+    path, probabilities = run.search_folder / "checkpoint.pt", run.read_result(run.search_folder / "probabilities.json")
+    if probabilities is None:
+        raise UsageError(
+            f"{run.path} has no search whose weights could be inherited (its method is {run.config().method.value}); train it "
+            "without --init search"
+        )
+
+    def start(network: GraphNetwork) -> None:
+        state = load_checkpoint(path)
+        with belongs(path, "this search"):
+            inherit(network, state["supergraph"], np.array(probabilities["probabilities"]))
+
+    return start
 
 
 def _trained_already(run: Run, name: str) -> str | None:
@@ -43,7 +68,7 @@ def _trained_already(run: Run, name: str) -> str | None:
         return f"{name} is trained already, in {run.network(name)}"
     architecture = run.architecture(name)
     for other in run.trained():
-        if run.architecture(other) == architecture:
+        if run.architecture(other) == architecture and INHERITED not in (name, other):
             # The same seed, data and steps would give the same weights again.
             for file in ("architecture.json", "history.jsonl", "weights.pt"):
                 with atomic_path(run.network(name) / file) as temporary:

@@ -7,7 +7,7 @@ runs/003-scenes-9GMAdds/
     search/checkpoint.pt        where the search stands, and checkpoint.previous.pt, where it stood before
         history.jsonl, one line per step; probabilities.json; the pictures tree.png, sharing.png, budget.png, expected.png;
         tensorboard/ if it was asked for
-    networks/found/             one folder per trained network (found, shared, separate):
+    networks/found/             one folder per trained network (found, shared, separate; inherited is found, with the search's weights):
         architecture.json, weights.pt, checkpoint.pt, history.jsonl, metrics.json, predictions.png,
         model.onnx, parity.json
     bench.json                  latencies of all networks measured together
@@ -35,8 +35,10 @@ from costs.units import format_quantity, parse_budget
 RESULT_SCHEMA = 1
 """Version of the JSON files of a run other than its configuration."""
 
-FOUND, SHARED, SEPARATE = "found", "shared", "separate"
-NETWORKS = (FOUND, SHARED, SEPARATE)
+FOUND, INHERITED, SHARED, SEPARATE = "found", "inherited", "shared", "separate"
+NETWORKS = (FOUND, INHERITED, SHARED, SEPARATE)
+COMPARED = (FOUND, SHARED, SEPARATE)
+"""Those that `--network all` stands for: the same training, different architectures."""
 _NUMBERED = re.compile(r"^(\d+)-")
 
 
@@ -80,7 +82,7 @@ class Run:
         return self.path / "networks" / name
 
     def architecture(self, name: str) -> Architecture:
-        """Return the architecture of the network `name`: found, shared or separate.
+        """Return the architecture of the network `name`: found (which inherited has, too), shared or separate.
 
         Raises UsageError naming the command that comes first if the search has not ended.
         """

@@ -23,7 +23,7 @@ from bmtas.board import Board
 from bmtas.checkpoint import belongs, load_latest, require_finite, save_checkpoint
 from bmtas.config import Estimator, ResourceTermKind, RunConfig
 from bmtas.data.augment import Augmentation
-from bmtas.data.batches import Batches, Loader, split_indices
+from bmtas.data.batches import Batch, Batches, Loader, split_indices
 from bmtas.data.protocol import Dataset
 from bmtas.losses import NotFiniteError, diverged
 from bmtas.networks.backbone import channels_last, get_backbone
@@ -219,6 +219,9 @@ class Search:
         return weight_optimiser(self.settings.optimiser, state.supergraph.parameters(), self.settings.learning_rate)
 
     def _take(self, step: Step, state: SearchState, checkpoint: Path) -> dict[str, Any]:
+        # First of all, because a file that cannot be read must be met before anything has changed.
+        kind = ARCH if step.phase == ARCH else WEIGHTS
+        batch = self.batches[kind][self.steps.batch(step)].to(self.device)
         if step.first:
             # Paper: the optimiser's momentum is reset after every change to the architecture, and so are the
             # normalisations' statistics before weights are trained again.
@@ -231,20 +234,19 @@ class Search:
         record: dict[str, Any] = {"step": state.done, "phase": step.phase}
         try:
             if step.phase == ARCH:
-                record |= {"temperature": temperature, **self._arch_step(step, state, temperature, generator)}
+                record |= {"temperature": temperature, **self._arch_step(batch, state, temperature, generator)}
             else:
-                record |= self._weight_step(step, state, temperature, generator)
+                record |= self._weight_step(step, batch, state, temperature, generator)
             state.watch.see({task.name: record[f"loss.{task.name}"] for task in self.tasks})
         except (NotFiniteError, ExplodedError) as error:
             raise diverged(f"search, step {state.done} ({step.phase}): {error}", checkpoint) from None
         return record
 
     def _weight_step(
-        self, step: Step, state: SearchState, temperature: float, generator: torch.Generator
+        self, step: Step, batch: Batch, state: SearchState, temperature: float, generator: torch.Generator
     ) -> dict[str, Any]:
         """Update the weights on one batch, in the warm-up each task by itself on its own candidates."""
         assert state.optimiser is not None
-        batch = self.batches[WEIGHTS][self.steps.batch(step)].to(self.device)
         set_poly_rate(state.optimiser, self.steps.weight_progress(step))
         layers, _, candidates = state.supergraph.shape
         if step.phase == WARMUP:
@@ -254,11 +256,10 @@ class Search:
         return _named(self._updates(state).learn_weights(batch, mixes, state.optimiser))
 
     def _arch_step(
-        self, step: Step, state: SearchState, temperature: float, generator: torch.Generator
+        self, batch: Batch, state: SearchState, temperature: float, generator: torch.Generator
     ) -> dict[str, Any]:
         """Update the architecture parameters on all tasks and the resource term together (paper, Eq. 4)."""
         assert state.optimiser is not None
-        batch = self.batches[ARCH][self.steps.batch(step)].to(self.device)
         state.optimiser.zero_grad(set_to_none=True)
         losses = self._updates(state).add_gradients(batch, self._samples(state.logits, temperature, generator))
         self.parallel.sum_gradients([state.logits])

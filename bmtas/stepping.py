@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bmtas.errors import LostDataError
 from bmtas.files import append_line, read_lines, write_text
 from bmtas.interrupt import Interrupted, stop_between_steps
 from bmtas.losses import diverged
@@ -36,7 +37,10 @@ def run_steps(
     """Take the steps `done` to `total` - 1, then `finish`.
 
     `take(step)` returns what is worth showing; `save(n)` must write a checkpoint from which step n can be taken and return
-    True, or refuse and return False, in all processes alike. Raises Interrupted after SIGINT or SIGTERM, when everything is saved. All processes save and stop at the same step, whichever
+    True, or refuse and return False, in all processes alike. `take` raises LostDataError, if at all, before it has changed
+    anything; then a checkpoint is written first, by the first process if it is the one that has met it.
+
+    Raises Interrupted after SIGINT or SIGTERM, when everything is saved. All processes save and stop at the same step, whichever
     of them has met a signal; `save` and `finish` are called in all of them. `waited_s()` tells how many seconds the steps
     have waited for images; too many are told to the user.
     """
@@ -47,7 +51,11 @@ def run_steps(
             progress.note(f"continuing at step {done} of {total}")
         progress.start(name, total, done)
         for step in range(done, total):
-            shown = take(step)
+            try:
+                shown = take(step)
+            except LostDataError as error:
+                kept = step > done and save(step)
+                raise LostDataError(f"{error}\n{_after_loss(step, kept=kept)}") from error
             # The first one comes early, so that a run killed soon after its start has not run for nothing.
             interval = checkpoint_every_s if saved > begun else checkpoint_every_s * _FIRST
             due, signum = parallel.most([time.monotonic() - saved >= interval, stop.signal])
@@ -62,6 +70,11 @@ def run_steps(
         (signum,) = parallel.most([stop.signal])
         if signum:
             raise Interrupted(signum)
+
+
+def _after_loss(step: int, *, kept: bool) -> str:
+    saved = f"Everything up to step {step} is saved" if kept else "The last checkpoint stands as it was"
+    return f"{saved}: put the file right, and the same command goes on from there"
 
 
 def _tell_waiting(waited_s: float, whole_s: float, progress: Progress) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bmtas.runs import FOUND, SEPARATE, SHARED, Run
+from bmtas.runs import FOUND, INHERITED, SEPARATE, SHARED, Run
 from bmtas.tables import architecture_costs
 from bmtas.tasks import Task
 
@@ -38,6 +38,8 @@ def summarise_run(run: Run) -> dict[str, Any]:
     """
     tasks = run.config().task_list()
     names = [n for n in (SHARED, FOUND, SEPARATE) if n != FOUND or run.architecture_path.exists()]
+    if INHERITED in run.trained():
+        names.insert(names.index(FOUND) + 1, INHERITED)
     baseline = run.read_result(run.network(SEPARATE) / "metrics.json")
     bench = run.read_result(run.path / "bench.json")
     networks = {}

@@ -44,6 +44,13 @@ class TaskKind(str, Enum):
             raise UsageError(f"unknown task kind {text!r}; {nearest(text, [k.value for k in cls])}") from None
 
 
+def invalid_value(kind: TaskKind) -> float:
+    """Return what pixels without a label hold in a label of `kind`, as in the table above; in all channels of normals."""
+    if kind in (TaskKind.DEPTH, TaskKind.REGRESSION):
+        return float("nan")
+    return 0.0 if kind is TaskKind.NORMALS else float(IGNORE)
+
+
 # The paper's loss weights (appendix A) for the kinds it trains. Saliency is our kind `binary`, human parts
 # has weight 2 there and is given so in the task sets below. What the paper has not is weighted 1.
 LOSS_WEIGHTS = {TaskKind.BINARY: 5.0, TaskKind.EDGE: 50.0, TaskKind.NORMALS: 10.0}

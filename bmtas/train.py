@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from bmtas.architecture import Architecture
 from bmtas.checkpoint import belongs, load_checkpoint, load_latest, require_finite, save_checkpoint
 from bmtas.config import RunConfig
+from bmtas.constants import constant_losses
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batches, Loader
 from bmtas.data.protocol import Dataset
 from bmtas.files import write_json
+from bmtas.half import autocast, widened
+from bmtas.learning import LearningWatch
 from bmtas.losses import NotFiniteError, batch_loss, checked_finite, counted, diverged
 from bmtas.networks.backbone import channels_last, get_backbone
 from bmtas.networks.network import GraphNetwork, build_network
@@ -24,6 +28,9 @@ from bmtas.parallel import How, check_shares
 from bmtas.progress import Progress
 from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps, trustworthy
 from bmtas.watch import ExplodedError, LossWatch
+
+_CONSTANT_IMAGES = 32
+"""On so many training images the best constant prediction is found."""
 
 
 def parameter_groups(network: GraphNetwork, learning_rate: float, *, divide: bool) -> list[dict[str, Any]]:
@@ -48,8 +55,20 @@ class Training:
 
     checkpoint_every_s = CHECKPOINT_EVERY_S
 
-    def __init__(self, config: RunConfig, architecture: Architecture, dataset: Dataset, folder: Path, how: How) -> None:
-        """Prepare everything that does not change. Raises what the data raise, and UsageError for batches not to be shared."""
+    def __init__(
+        self,
+        config: RunConfig,
+        architecture: Architecture,
+        dataset: Dataset,
+        folder: Path,
+        how: How,
+        start: Callable[[GraphNetwork], None] | None = None,
+    ) -> None:
+        """Prepare everything that does not change. Raises what the data raise, and UsageError for batches not to be shared.
+
+        `start` gives a new network its first weights, instead of the backbone's pretrained ones.
+        """
+        self._start = start
         self.config, self.architecture, self.folder = config, architecture, folder
         self.settings = config.train
         self.how, self.parallel, self.device = how, how.parallel, how.parallel.device
@@ -66,6 +85,7 @@ class Training:
             (self.parallel.rank, self.parallel.size),
         )
         self.watch = LossWatch([task.name for task in self.tasks])
+        self.learning = LearningWatch(self.settings.steps, {task.name: float("nan") for task in self.tasks})
 
     def run(self, progress: Progress) -> None:
         """Train to the end and write `weights.pt`.
@@ -80,8 +100,11 @@ class Training:
 
         def take(step: int) -> dict[str, float]:
             losses = self._step(network, optimiser, step)
-            history.add({"step": step, **losses})
-            return losses
+            for text in self.learning.see(step + 1, losses):
+                progress.note(text)
+            record = {f"loss.{name}": value for name, value in losses.items()}
+            history.add({"step": step, **record})
+            return record
 
         def save(steps: int) -> bool:
             where = f"training {self.folder.name!r}, step {steps}"
@@ -97,6 +120,7 @@ class Training:
                 "network": network.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "watch": self.watch.state_dict(),
+                "learning": self.learning.state_dict(),
             }
             save_checkpoint(self._checkpoint, state, rotate=True)
             return True
@@ -130,8 +154,11 @@ class Training:
         saved = self.parallel.decided(lambda: load_latest(path, progress.note))
         torch.manual_seed(self.config.seed)
         # What a checkpoint replaces anyway is not fetched again.
-        weights = None if saved else load_weights(self.config.weights, get_backbone(self.config.backbone))
+        new = saved is None and self._start is None
+        weights = load_weights(self.config.weights, get_backbone(self.config.backbone)) if new else None
         network = build_network(self.architecture, self.tasks, weights)
+        if saved is None and self._start is not None:
+            self._start(network)
         channels_last(network.train().to(self.device))
         groups = parameter_groups(network, self.settings.learning_rate, divide=self.settings.divide_rate_by_sharing)
         optimiser = weight_optimiser(self.settings.optimiser, groups, self.settings.learning_rate)
@@ -144,13 +171,25 @@ class Training:
                 network.load_state_dict(state["network"])
                 optimiser.load_state_dict(state["optimiser"])
                 self.watch.load_state_dict(state["watch"])
+                self.learning.load_state_dict(state["learning"])
                 done = int(state["done"])
+        else:
+            self.learning.constants = self._constants()
         if self.parallel.size > 1:
             use_joint_norms(network)
         if self.how.compile:
             progress.note("the network is compiled: the first step takes long")
             network.compile(dynamic=False)
         return network, optimiser, done
+
+    def _constants(self) -> dict[str, float]:
+        """Return the loss of each task's best constant prediction on the first batches, the mean over all processes."""
+        images = max(1, self.settings.batch_size // self.parallel.size)
+        batches = [self.batches[i] for i in range(max(1, min(_CONSTANT_IMAGES // images, self.batches.per_epoch)))]
+        found = constant_losses(batches, self.tasks)
+        values = torch.tensor([found[task.name] for task in self.tasks], dtype=torch.float64, device=self.device)
+        mean = (self.parallel.total(values) / self.parallel.size).tolist()
+        return {task.name: value for task, value in zip(self.tasks, mean, strict=True)}
 
     def _step(self, network: GraphNetwork, optimiser: torch.optim.Optimizer, step: int) -> dict[str, float]:
         """Take one step on a batch, computed in as many parts as the settings say; return the tasks' losses."""
@@ -159,8 +198,9 @@ class Training:
         optimiser.zero_grad(set_to_none=True)
         shares = []
         for part in batch.parts(self.settings.accumulate):
-            predictions = network(part.images)
-            losses = torch.stack([batch_loss(task, predictions[task.name], part) for task in self.tasks])
+            with autocast(self.settings.precision, self.device):
+                predictions = network(part.images)
+            losses = torch.stack([batch_loss(task, widened(predictions[task.name]), part) for task in self.tasks])
             weights = losses.new_tensor([task.loss_weight for task in self.tasks])
             (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
             shares.append(losses.detach())
@@ -172,7 +212,7 @@ class Training:
             raise diverged(f"training {self.folder.name!r}, step {step}: {error}", self._checkpoint) from None
         self.parallel.sum_gradients(network.parameters())
         optimiser.step()
-        return {f"loss.{name}": value for name, value in whole.items()}
+        return whole
 
 
 def load_network(config: RunConfig, architecture: Architecture, path: Path) -> GraphNetwork:

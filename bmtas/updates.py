@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bmtas.config import Estimator, Precision, SearchSettings
 from bmtas.data.batches import Batch
+from bmtas.half import autocast, widened
 from bmtas.losses import batch_loss, checked_finite, counted
 from bmtas.networks.sampled import SampledPass
 from bmtas.networks.supergraph import Supergraph
@@ -65,9 +66,7 @@ class _Updates:
     accumulate: int
 
     def _autocast(self) -> AbstractContextManager[object]:
-        """Compute convolutions in bfloat16 where asked for; losses, weights and statistics stay float32."""
-        enabled = self.precision is Precision.BF16
-        return torch.autocast(self.parallel.device.type, torch.bfloat16, enabled=enabled)
+        return autocast(self.precision, self.parallel.device)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         return counted(batch, self.tasks, self.parallel.total).parts(self.accumulate)
@@ -109,7 +108,7 @@ class SoftUpdates(_Updates):
         """Add the gradient of one task's weighted loss on a part of a batch; return the loss, a scalar."""
         with self._autocast():
             prediction = self.supergraph(batch.images, task, mix.to(self.parallel.device))
-        loss = batch_loss(self.tasks[task], _widened(prediction), batch)
+        loss = batch_loss(self.tasks[task], widened(prediction), batch)
         (self.tasks[task].loss_weight * loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -151,15 +150,10 @@ class SampledUpdates(_Updates):
         """Return a pass of all tasks over a part of a batch, their losses, and the weighted ones, scalars."""
         with self._autocast():
             run = self.supergraph.forward_sampled(batch.images, choices)
-        losses = [batch_loss(task, _widened(p), batch) for task, p in zip(self.tasks, run.predictions, strict=True)]
+        losses = [batch_loss(task, widened(p), batch) for task, p in zip(self.tasks, run.predictions, strict=True)]
         return run, losses, [task.loss_weight * loss for task, loss in zip(self.tasks, losses, strict=True)]
 
 
 def _choices(mixes: Sequence[Tensor]) -> Tensor:
     """Return the candidate of greatest weight of each task in each layer, (L, T)."""
     return torch.stack([mix.detach().argmax(dim=1) for mix in mixes], dim=1)
-
-
-def _widened(prediction: Tensor) -> Tensor:
-    """Return what autocast left in half precision as float32, for the loss."""
-    return prediction.float() if prediction.dtype is torch.bfloat16 else prediction

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bmtas.errors import UsageError, nearest
-from bmtas.runs import NETWORKS
+from bmtas.runs import COMPARED, NETWORKS
 
 
 def chosen_networks(text: str) -> list[str]:
     """Return the names that `found`, `shared,separate` or `all` stand for. Raises UsageError for unknown ones."""
     if text == "all":
-        return list(NETWORKS)
+        return list(COMPARED)
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in NETWORKS:

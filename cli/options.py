@@ -18,7 +18,10 @@ Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the layers by torch.compile: slow to begin, then faster on a GPU.")
 ]
 Network = Annotated[
-    str, typer.Option("--network", help="found, shared, separate, several of them with commas, or all.")
+    str,
+    typer.Option(
+        "--network", help="found, shared, separate, inherited, several of them with commas, or all (the first three)."
+    ),
 ]
 
 DEFAULT_RUNS = Path("runs")

@@ -67,7 +67,9 @@ def search_command(
     ] = None,
     precision: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="fp32, or bf16: convolutions in half precision; weights and losses stay float32."),
+        typer.Option(
+            help="Of search and training: fp32, or bf16: convolutions in half precision; weights and losses stay float32."
+        ),
     ] = None,
     activation_checkpointing: Annotated[
         bool, typer.Option("--activation-checkpointing", help="Less memory for more time: layers are computed twice.")
@@ -170,6 +172,7 @@ def search_command(
         },
         train_overrides={
             "accumulate": accumulate,
+            "precision": precision,
             "steps": train_steps,
             "batch_size": batch_size,
             "learning_rate": train_learning_rate,

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from cli.options import DEFAULT_RUNS, Compile, Device, Network, Quiet, RunName, Runs
 
 
 def train_command(
     network: Network = "found",
+    init: Annotated[
+        str,
+        typer.Option(
+            help="backbone: the found network begins with the backbone's weights (the paper); search: with those that the search "
+            "has learned, kept as the network 'inherited' beside it."
+        ),
+    ] = "backbone",
     compiled: Compile = False,
     device: Device = "auto",
     run: RunName = None,
@@ -20,17 +31,24 @@ def train_command(
 
     Example: bmtas train --network all
     """
+    from bmtas.errors import UsageError, nearest
     from bmtas.parallel import How, join_processes
     from bmtas.ranks import speaks
     from bmtas.run_training import train_network
-    from bmtas.runs import open_run
+    from bmtas.runs import FOUND, INHERITED, open_run
     from bmtas.workflow import evaluate_networks
     from cli.console import ShownProgress, out
     from cli.networks import chosen_networks
     from cli.show import render_results
 
+    if init not in ("backbone", "search"):
+        raise UsageError(f"unknown --init {init!r}; {nearest(init, ['backbone', 'search'])}")
     chosen = open_run(runs, run)
     names = chosen_networks(network)
+    if init == "search":
+        if FOUND not in names:
+            raise UsageError(f"--init search: only the network found can inherit, not {' and '.join(names)}")
+        names[names.index(FOUND)] = INHERITED
     for name in names:
         chosen.architecture(name)  # says which command comes first, before anything runs
     how = How(join_processes(device), compile=compiled)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bmtas.data.augment import Augmentation, augment
 from bmtas.data.protocol import Dataset, Sample
-from bmtas.errors import UsageError
+from bmtas.errors import BmtasError, LostDataError, UsageError
 from bmtas.tasks import IGNORE, Task, TaskKind
 
 _CACHE_BYTES = 1 << 30  # decoded samples up to this size stay in memory
@@ -117,12 +117,15 @@ class Loader:
                     self._cache[index] = sample
         return sample
 
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the samples of these indices, unaugmented, as a batch."""
+        return collate([self[i] for i in indices], self.tasks)
+
     def in_order(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield the samples in their own order, unaugmented; at most `limit` of them."""
         count = self.count if limit is None else min(limit, self.count)
         for start in range(0, count, batch_size):
-            samples = [self[i] for i in range(start, min(start + batch_size, count))]
-            yield collate(samples, self.tasks)
+            yield self.batch(range(start, min(start + batch_size, count)))
 
 
 class Batches:
@@ -165,7 +168,7 @@ class Batches:
         return max(1, len(self.indices) // self.batch_size)
 
     def __getitem__(self, iteration: int) -> Batch:
-        """Return batch `iteration`, and start on the next ones."""
+        """Return batch `iteration`, and start on the next ones. Raises LostDataError where a file cannot be read."""
         ahead = range(iteration, iteration + 1 + _BATCHES_AHEAD)
         for later in ahead:
             if later not in self._ahead:
@@ -173,7 +176,11 @@ class Batches:
         for old in [i for i in self._ahead if i not in ahead]:
             del self._ahead[old]
         start = time.perf_counter()
-        samples = [future.result() for future in self._ahead.pop(iteration)]
+        futures = self._ahead.pop(iteration)
+        try:
+            samples = [future.result() for future in futures]
+        except BmtasError as error:
+            raise LostDataError(str(error)) from error
         self.waited_s += time.perf_counter() - start
         return collate(samples, self.loader.tasks)
 

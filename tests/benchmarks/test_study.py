@@ -20,7 +20,6 @@ from _study import (
     mean_and_spread,
     with_spread,
 )
-from ccp_structures import Row, averaged, difference, line
 from PIL import Image
 from scipy import stats
 
@@ -69,23 +68,6 @@ def test_interval_against_scipy(count: int) -> None:
 
 def test_markdown() -> None:
     assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
-
-
-def test_rows_by_hand() -> None:
-    one = Row("random 1", 90.0, [{"a": 0.2}, {"a": 0.4}], [-4.0, -2.0])
-    two = Row("random 2", 100.0, [{"a": 0.4}, {"a": 0.4}], [-2.0, 2.0])
-    mean = averaged("random", [one, two])
-    assert (mean.cost, mean.gains) == (95.0, [-3.0, 0.0])
-    assert [values["a"] for values in mean.metrics] == pytest.approx([0.3, 0.4])
-    found = Row("found", 100.0, [{"a": 0.3}, {"a": 0.5}], [-1.0, -1.0])
-    assert difference(found, mean) == [
-        "found - random",
-        "+0.50 ± 2.12",
-        "± 19.06",
-        "1 of 2",
-    ]  # +2 and -1: sqrt(4.5); 12.706 * 1.5
-    cells = line(found, ["a"], parse_budget("200MAdds"))
-    assert cells == ["found", "100 MAdds", "50.0", "0.4000 ± 0.1414", "-1.00 ± 0.00", ""]
 
 
 def test_budgets_are_in_madds() -> None:

@@ -7,10 +7,19 @@ import random
 from collections import Counter
 
 import pytest
-from _trees import layers_different, parting_at, random_tree, random_trees, vanilla_tree
 
+from costs.errors import BudgetBelowReach, CostError
 from costs.partitions import Grouping
 from costs.table import CostTable, FixedCost, LayerCost
+from costs.trees import (
+    AT_LEAST,
+    layers_different,
+    parting_at,
+    permuted_tree,
+    random_tree,
+    random_tree_within,
+    vanilla_tree,
+)
 from costs.units import Resource, parse_budget
 
 # All partitions of three tasks.
@@ -57,18 +66,43 @@ def test_two_tasks_part_in_each_layer_equally_often() -> None:
     assert all(abs(count - 1000) < 140 for count in parted.values())
 
 
-def test_random_trees_cost_what_was_asked_for_and_are_different(table: CostTable) -> None:
-    trees = random_trees(table, parse_budget("125MAdds"), 6, 0, at_least=0.7)
-    costs = [5 + sum(cost * len(grouping) for cost, grouping in zip(COSTS, tree, strict=True)) for tree in trees]
-    assert len(set(trees)) == 6
-    assert all(0.7 * 125 <= cost <= 125 for cost in costs), costs
-    assert trees == random_trees(table, parse_budget("125MAdds"), 6, 0, at_least=0.7)
-    assert trees != random_trees(table, parse_budget("125MAdds"), 6, 1, at_least=0.7)
+def cost_of(tree: tuple[Grouping, ...]) -> float:
+    return 5 + sum(cost * len(grouping) for cost, grouping in zip(COSTS, tree, strict=True))
 
 
-def test_more_trees_than_there_are_is_said(table: CostTable) -> None:
-    with pytest.raises(ValueError, match=r"1 of 2 trees between 0\.97 times 65MAdds"):
-        random_trees(table, parse_budget("65MAdds"), 2, 0, draws=500)  # all shared is the only one
+def test_random_trees_use_most_of_the_budget_and_differ_by_seed(table: CostTable) -> None:
+    drawn = [random_tree_within(table, [parse_budget("125MAdds")], seed) for seed in range(20)]
+    for tree, share in drawn:
+        assert share == cost_of(tree) / 125 <= 1
+        assert share >= AT_LEAST
+    assert len({tree for tree, _ in drawn}) > 1
+    assert drawn[3] == random_tree_within(table, [parse_budget("125MAdds")], 3)
+
+
+def test_where_no_random_tree_uses_that_much_the_costliest_is_taken(table: CostTable) -> None:
+    # Costs go from 65 in steps of 10 (a part in layer 0 adds 10, but to the others, too): nothing from 65 to 94 but 65.
+    assert random_tree_within(table, [parse_budget("94MAdds")], 0) == (parting_at(3, 3, 3), 65 / 94)
+    tree, share = random_tree_within(table, [parse_budget("1kMAdds")], 0)
+    assert cost_of(tree) / 185 == share >= AT_LEAST  # beyond the dearest tree, which has 185
+
+
+def test_a_random_tree_keeps_every_budget(table: CostTable) -> None:
+    both = table.model_copy(
+        update={
+            "layers": [
+                LayerCost(
+                    name=layer.name,
+                    per_group={**layer.per_group, Resource.PARAMS: 60.0 - layer.per_group[Resource.MADDS]},
+                )
+                for layer in table.layers
+            ],
+            "fixed": [FixedCost(name="stem", shared=True, tasks=[], cost={Resource.MADDS: 5.0, Resource.PARAMS: 0.0})],
+        }
+    )
+    for seed in range(10):
+        tree, _ = random_tree_within(both, [parse_budget("165MAdds"), parse_budget("200Params")], seed)
+        assert cost_of(tree) <= 165
+        assert sum((60 - c) * len(g) for c, g in zip(COSTS, tree, strict=True)) <= 200
 
 
 # Parting at layer 2, 1, 0 adds 60, 40 and 20 MAdds.
@@ -77,14 +111,26 @@ def test_more_trees_than_there_are_is_said(table: CostTable) -> None:
     [("65MAdds", 3), ("124MAdds", 3), ("125MAdds", 2), ("164MAdds", 2), ("165MAdds", 1), ("1kMAdds", 0)],
 )
 def test_vanilla_parts_as_early_as_the_budget_allows(table: CostTable, budget: str, layer: int) -> None:
-    tree = vanilla_tree(table, parse_budget(budget))
+    tree = vanilla_tree(table, [parse_budget(budget)])
     assert tree == (((0, 1, 2),),) * layer + (((0,), (1,), (2,)),) * (3 - layer)
     assert tree == parting_at(layer, 3, 3)
 
 
 def test_no_vanilla_tree_below_the_shared_network(table: CostTable) -> None:
-    with pytest.raises(ValueError, match="no tree is within 64MAdds"):
-        vanilla_tree(table, parse_budget("64MAdds"))
+    with pytest.raises(BudgetBelowReach, match="64MAdds"):
+        vanilla_tree(table, [parse_budget("64MAdds")])
+
+
+def test_permutations_are_all_other_pairings_and_only_those() -> None:
+    tree: tuple[Grouping, ...] = (((0, 1, 2),), ((0, 1), (2,)))
+    found = {permuted_tree(tree, seed) for seed in range(40)}
+    # By hand: the pair can be two other pairs; {0, 1} itself would be no change.
+    assert found == {(((0, 1, 2),), ((0, 2), (1,))), (((0, 1, 2),), ((0,), (1, 2)))}
+
+
+def test_what_no_permutation_changes_is_refused() -> None:
+    with pytest.raises(CostError, match="stays the same"):
+        permuted_tree(parting_at(1, 3, 2), 0)
 
 
 def test_layers_different_does_not_mind_the_order_of_groups() -> None:

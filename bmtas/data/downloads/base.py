@@ -19,15 +19,12 @@ from bmtas.data.labels import resize_nearest
 from bmtas.data.protocol import Sample
 from bmtas.errors import UsageError, nearest
 from bmtas.extras import require
-from bmtas.tasks import IGNORE, Task, TaskKind
+from bmtas.tasks import Task, TaskKind, invalid_value
 
 Array = npt.NDArray[Any]
 
 GREY = 127
 """What stands outside an image: the middle of the intensity range."""
-
-_OUTSIDE = {TaskKind.NORMALS: 0.0, TaskKind.DEPTH: np.nan, TaskKind.REGRESSION: np.nan}
-"""The invalid value of labels by kind; `IGNORE` for all others."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class Layout:
         pad: images of another shape than `size` keep their aspect and are padded, instead of being resized to it.
         remarks: what a user of this variant should know: units, conventions, what differs from other variants.
         default_tasks: tasks taken where none are named; None stands for all.
+        read_image_of: takes the place of `read_image` where a file holds many images; gets the id, too.
     """
 
     name: str
@@ -76,6 +74,7 @@ class Layout:
     pad: bool = False
     remarks: tuple[str, ...] = ()
     default_tasks: tuple[str, ...] | None = None
+    read_image_of: Callable[[Path, str], npt.NDArray[np.uint8]] | None = None
 
 
 class Download:
@@ -153,7 +152,8 @@ class Download:
         """
         sample_id = self.ids(split)[index]
         path = self.layout.find_image(sample_id)
-        image = self.layout.read_image(path)
+        read_of = self.layout.read_image_of
+        image = self.layout.read_image(path) if read_of is None else read_of(path, sample_id)
         own = (image.shape[0], image.shape[1])
         inner = self._inner(own, size)
         labels: dict[str, Array] = {}
@@ -228,7 +228,7 @@ def _resized(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray
 def _fitted(label: Array, kind: TaskKind, inner: tuple[int, int], size: tuple[int, int]) -> Array:
     if kind is TaskKind.CLASSIFICATION:
         return label
-    return _padded(resize_nearest(label, inner), size, _OUTSIDE.get(kind, IGNORE))
+    return _padded(resize_nearest(label, inner), size, invalid_value(kind))
 
 
 def _padded(array: Array, size: tuple[int, int], fill: float) -> Array:
