@@ -185,7 +185,8 @@ class Study:
                 Training(config, architecture, self._data, folder, How.alone(self._options.device)).run(Silent())
                 _tidy(folder)
             network = load_network(config, architecture, folder / "weights.pt").to(pick_device(self._options.device))
-            values = evaluate_network(network, self._validation().in_order(self._options.batch), self.tasks)
+            found = evaluate_network(network, self._validation().in_order(self._options.batch), self.tasks)
+            values = {task.name: found[task.name][task.metric] for task in self.tasks}
             write_json(path, {"schema_version": 1, "seed": seed, "values": values})
             tell(f"trained: {folder.name}, seed {seed}, {time.perf_counter() - start:.0f} s, {values}")
         values = read_json(path, 1)["values"]

@@ -18,8 +18,10 @@ _NORMALS_PER_BATCH = 1000  # vectors of a batch from which the best constant dir
 _LOGIT = 20.0  # sigmoid(20) is 1 to 9 digits, above every threshold
 
 
-def evaluate_network(network: nn.Module, batches: Iterable[Batch], tasks: tuple[Task, ...]) -> dict[str, float]:
-    """Return each task's metric for `network`, which maps images to raw predictions per task.
+def evaluate_network(
+    network: nn.Module, batches: Iterable[Batch], tasks: tuple[Task, ...]
+) -> dict[str, dict[str, float]]:
+    """Return each task's metrics by name for `network`, which maps images to raw predictions per task.
 
     The network is put into evaluation mode and left in the mode in which it came.
     """
@@ -27,17 +29,21 @@ def evaluate_network(network: nn.Module, batches: Iterable[Batch], tasks: tuple[
     was_training = network.training
     device = next(network.parameters()).device
     network.eval()
-    with torch.inference_mode():
-        for batch in batches:
-            predictions = network(batch.images.to(device))
-            for name, metric in metrics.items():
-                metric.update(predictions[name].cpu(), batch.labels[name])
-    network.train(was_training)
-    return {name: metric.compute() for name, metric in metrics.items()}
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                predictions = network(batch.images.to(device))
+                for name, metric in metrics.items():
+                    metric.update(predictions[name].cpu(), batch.labels[name])
+        return {name: metric.compute() for name, metric in metrics.items()}
+    finally:
+        network.train(was_training)
+        for metric in metrics.values():
+            metric.close()
 
 
 def evaluate_constants(batches: Callable[[], Iterable[Batch]], tasks: tuple[Task, ...]) -> dict[str, float]:
-    """Return each task's metric of the best prediction that is the same for every pixel of every image.
+    """Return the metric that Delta_m compares, by task, of the best prediction that is the same for every pixel of every image.
 
     The constant is fitted to the very labels that it is measured on. `batches` is called twice: to fit and to measure.
     """
@@ -47,13 +53,17 @@ def evaluate_constants(batches: Callable[[], Iterable[Batch]], tasks: tuple[Task
             collected.update(batch.labels[name])
     candidates = {task.name: statistics[task.name].candidates() for task in tasks}
     metrics = {task.name: [build_metric(task) for _ in candidates[task.name]] for task in tasks}
-    for batch in batches():
-        for task in tasks:
-            label = batch.labels[task.name]
-            for constant, metric in zip(candidates[task.name], metrics[task.name], strict=True):
-                metric.update(_spread(task, constant, label), label)
-    choose = {task.name: max if task.higher_is_better else min for task in tasks}
-    return {name: choose[name](metric.compute() for metric in metrics[name]) for name in metrics}
+    try:
+        for batch in batches():
+            for task in tasks:
+                label = batch.labels[task.name]
+                for constant, metric in zip(candidates[task.name], metrics[task.name], strict=True):
+                    metric.update(_spread(task, constant, label), label)
+        values = {task.name: [m.compute()[task.metric] for m in metrics[task.name]] for task in tasks}
+    finally:
+        for metric in (m for of_task in metrics.values() for m in of_task):
+            metric.close()
+    return {task.name: (max if task.higher_is_better else min)(values[task.name]) for task in tasks}
 
 
 def _spread(task: Task, constant: Tensor, label: Tensor) -> Tensor:
@@ -139,13 +149,16 @@ def _spherical_median(vectors: Tensor, centre: Tensor, iterations: int = 30) -> 
 
 def metrics_json(
     tasks: tuple[Task, ...],
-    values: Mapping[str, float],
+    values: Mapping[str, Mapping[str, float]],
     constants: Mapping[str, float],
     *,
     size: tuple[int, int],
     images: int,
 ) -> dict[str, Any]:
-    """Return the content of `metrics.json`: per task the metric's name, value, direction and the best constant's value."""
+    """Return the content of `metrics.json`: per task the metric's name, value, direction and the best constant's value.
+
+    `more` holds the task's other metrics by name.
+    """
     return {
         "schema_version": 1,
         "split": "val",
@@ -155,8 +168,9 @@ def metrics_json(
             task.name: {
                 "metric": task.metric,
                 "higher_is_better": task.higher_is_better,
-                "value": _finite(values[task.name]),
+                "value": _finite(values[task.name][task.metric]),
                 "best_constant": _finite(constants[task.name]),
+                "more": {name: _finite(value) for name, value in values[task.name].items() if name != task.metric},
             }
             for task in tasks
         },

@@ -43,7 +43,7 @@ _LABEL_SUFFIXES = {
 _KEYS: dict[TaskKind, tuple[str, ...]] = {
     TaskKind.SEGMENTATION: ("folder", "suffix", "classes", "ignore", "map"),
     TaskKind.BINARY: ("folder", "suffix", "ignore", "map"),
-    TaskKind.EDGE: ("folder", "suffix", "ignore", "map", "edge_positive_weight"),
+    TaskKind.EDGE: ("folder", "suffix", "ignore", "map", "edge_positive_weight", "edge_tolerance"),
     TaskKind.NORMALS: ("folder", "suffix", "axes", "flip_y"),
     TaskKind.DEPTH: ("folder", "suffix", "scale", "invalid"),
     TaskKind.REGRESSION: ("folder", "suffix", "scale", "invalid", "normalise"),
@@ -148,6 +148,7 @@ class TaskSpec(_Strict):
     map: dict[int, int] | None = None
     loss_weight: _Positive | None = None
     edge_positive_weight: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    edge_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.0075
     scale: _Positive | None = None
     invalid: Annotated[float, Field(allow_inf_nan=False)] | None = None
     normalise: Literal["median_mad"] | None = None
@@ -208,6 +209,7 @@ class TaskSpec(_Strict):
             classes=self.classes,
             loss_weight=weight,
             edge_positive_weight=self.edge_positive_weight,
+            edge_tolerance=self.edge_tolerance,
         )
 
 
