@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from bmtas.checkpoint import belongs, load_checkpoint
+from bmtas.checkpoint import belongs, has_checkpoint, load_checkpoint
+from bmtas.config import RunConfig
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import open_dataset
-from bmtas.errors import UsageError
+from bmtas.errors import BmtasError, UsageError
 from bmtas.files import atomic_path
 from bmtas.networks.inherited import inherit
 from bmtas.networks.network import GraphNetwork
 from bmtas.parallel import How
 from bmtas.progress import Progress
-from bmtas.runs import INHERITED, Run
+from bmtas.runs import INHERITED, Run, all_runs
 from bmtas.train import Training
 
 
@@ -35,7 +38,7 @@ def open_run_dataset(run: Run) -> Dataset:
 def train_network(run: Run, name: str, progress: Progress, how: How) -> str | None:
     """Train one network of a run, going on where it stopped.
 
-    Returns None, or why nothing had to be trained: it was before, or a network of the same architecture was.
+    Returns None, or why nothing had to be trained: it was before, or the same network was, in this run or one beside it.
     """
     said = how.parallel.decided(lambda: _trained_already(run, name))
     if said is None:
@@ -66,12 +69,40 @@ def _trained_already(run: Run, name: str) -> str | None:
     weights = run.network(name) / "weights.pt"
     if weights.exists():
         return f"{name} is trained already, in {run.network(name)}"
-    architecture = run.architecture(name)
-    for other in run.trained():
-        if run.architecture(other) == architecture and INHERITED not in (name, other):
-            # The same seed, data and steps would give the same weights again.
-            for file in ("architecture.json", "history.jsonl", "weights.pt"):
-                with atomic_path(run.network(name) / file) as temporary:
-                    shutil.copyfile(run.network(other) / file, temporary)
-            return f"{name} is the same network as {other}, which is trained already; its weights are taken"
+    if name == INHERITED or has_checkpoint(run.network(name) / "checkpoint.pt"):
+        return None
+    for other in _alike(run):
+        for trained in other.trained():
+            if trained != INHERITED and other.architecture(trained) == run.architecture(name):
+                # The same seed, data and steps would give the same weights again.
+                for file in ("architecture.json", "history.jsonl", "weights.pt"):
+                    with atomic_path(run.network(name) / file) as temporary:
+                        shutil.copyfile(other.network(trained) / file, temporary)
+                where = "" if other == run else f" of {other.name}"
+                return (
+                    f"{name} is the same network as {trained}{where}, which is trained already; its weights are taken"
+                )
     return None
+
+
+def _alike(run: Run) -> Iterator[Run]:
+    """Yield this run and those beside it in which a network of the same architecture would be trained in the same way."""
+    config = run.config()
+    yield run
+    for other in all_runs(run.path.parent):
+        # A folder that cannot be read, of a newer version say, is not ours to take from.
+        with contextlib.suppress(BmtasError):
+            if (
+                other.path != run.path
+                and other.trained()
+                and _decides_training(other.config()) == _decides_training(config)
+            ):
+                yield other
+
+
+def _decides_training(config: RunConfig) -> dict[str, Any]:
+    """Return all that decides the weights of a trained network, but for its architecture."""
+    decisive = {"data_fingerprint", "tasks", "backbone", "weights", "seed", "train_size", "train"}
+    settings = config.model_dump(mode="json", include=decisive)
+    settings["train"].pop("evaluate_images")
+    return settings

@@ -15,9 +15,11 @@ runs/003-scenes-9GMAdds/
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +155,7 @@ def create_run(root: Path, label: str, config: RunConfig, table: CostTable) -> R
         building.chmod(0o755)  # mkdtemp makes folders private; a run is as readable as any other folder
         write_text(building / "table.json", table.to_json())
         write_json(building / "run.json", config.model_dump(mode="json"))
-        number = max((_number(path) for path in root.iterdir()), default=0) + 1
-        path = root / f"{number:03d}-{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}"
-        building.rename(path)
+        path = _placed(building, root, re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-"))
     except OSError as error:
         raise EnvironmentProblem(
             f"cannot create a run folder under {root.resolve()}: {error.strerror or error}; choose another place with "
@@ -167,12 +167,29 @@ def create_run(root: Path, label: str, config: RunConfig, table: CostTable) -> R
     return Run(path)
 
 
+def _placed(building: Path, root: Path, label: str) -> Path:
+    """Give a folder the next number and `label` for its name; return its place. Raises OSError."""
+    while True:
+        number = max((_number(path) for path in root.iterdir()), default=0) + 1
+        path = root / f"{number:03d}-{label}"
+        try:
+            return building.rename(path)
+        except OSError as error:  # another process has taken the name in between
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
 def all_runs(root: Path) -> list[Run]:
     """Return the runs under `root`, the newest first."""
     if not root.is_dir():
         return []
     runs = [path for path in root.iterdir() if _number(path) and (path / "run.json").exists()]
     return [Run(path) for path in sorted(runs, key=_number, reverse=True)]
+
+
+def measured_runs(runs: Sequence[Run]) -> list[Run]:
+    """Return those of `runs` that have a measured network, the oldest first."""
+    return [run for run in reversed(runs) if any((run.network(n) / "metrics.json").exists() for n in run.trained())]
 
 
 def open_run(root: Path, name: str | None) -> Run:

@@ -49,7 +49,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
             "costs": network_costs(run, name),
             "metrics": metrics,
             "delta_m_percent": _delta_of(metrics, baseline, tasks),
-            "latency": _latency(bench, name),
+            "latency": network_latency(bench, name),
         }
     head = {"schema_version": 1, "run": run.name, "budgets": run.config().budgets}
     return {**head, "tree": _tree(run), "networks": networks}
@@ -83,7 +83,8 @@ def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _latency(bench: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+def network_latency(bench: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """Return what `bench.json` says of a network in ONNX Runtime, None where it was not measured."""
     if bench is None:
         return None
     for result in bench["results"]:

@@ -56,12 +56,12 @@ def _deletable(neighbours: list[Words], second: bool) -> Words:
     a, b, c, d = x2 | x3, x4 | x5, x6 | x7, x8 | x1
     # G1: exactly one of four: an even side is empty and the corner or side after it is not. The pixel joins nothing.
     b1, b2, b3, b4 = a & ~x1, b & ~x3, c & ~x5, d & ~x7
-    keep = ~((b1 | b2) ^ (b3 | b4)) | (b1 & b2) | (b3 & b4)
-    # G2: the smaller of the two counts of occupied pairs is 2 or 3. The pixel is neither an end nor inside.
+    p, q = b1 | b2, b3 | b4
+    joins = ~(p | q) | (p & q) | (b1 & b2) | (b3 & b4)
+    # G2: the smaller of the two counts of occupied pairs is 2 or 3. The pixel is neither inside nor an end.
     e, f, g, h = x1 | x2, x3 | x4, x5 | x6, x7 | x8
-    keep |= a & b & c & d & e & f & g & h
-    keep |= ~((a & b) | (c & d) | ((a | b) & (c | d)))
-    keep |= ~((e & f) | (g & h) | ((e | f) & (g | h)))
+    inside = a & b & c & d & e & f & g & h
+    no_end = ((a & b) | (c & d) | ((a | b) & (c | d))) & ((e & f) | (g & h) | ((e | f) & (g | h)))
     # G3 in the first, G3' in the second subiteration: which sides are worn off.
-    keep |= (c | ~x4) & x5 if second else (a | ~x8) & x1
-    return ~keep
+    spared = (c | ~x4) & x5 if second else (a | ~x8) & x1
+    return no_end & ~(joins | inside | spared)

@@ -14,6 +14,8 @@ from rich.markup import escape
 from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem, UsageError
 from bmtas.ranks import processes, torchrun_rank
 from cli.bench import bench_command
+from cli.compare import compare_command
+from cli.data import data_app
 from cli.evaluate import evaluate_command
 from cli.export import export_command
 from cli.profile import profile_command
@@ -36,6 +38,8 @@ app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("show")(show_command)
+app.command("compare")(compare_command)
+app.add_typer(data_app)
 
 
 # What the extra `host` brings. The device role has none of it, and its commands import none of it.

@@ -1,4 +1,4 @@
-"""Every label is read once before anything long begins, so that a wrong one is not met hours later."""
+"""What is wrong in images and labels is found before anything long begins, so that it is not met hours later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from bmtas.data.downloads.base import Download
 from bmtas.data.folder import FolderDataset
 from bmtas.data.protocol import Dataset
 from bmtas.errors import BmtasError, UsageError
@@ -14,23 +16,33 @@ from bmtas.files import cache_folder, write_text
 from bmtas.progress import Progress
 from bmtas.tasks import Task
 
-_SHOWN = 5  # problems in one message
+SHOWN = 5
+"""So many problems, or missing files, are told one by one."""
+
+_SAMPLE = 50  # images of each split of a download that are read before a search
 
 
 def check_labels(dataset: Dataset, tasks: Sequence[Task], progress: Progress) -> None:
-    """Load every image of a folder with the labels of `tasks`. Raises UsageError listing what is wrong.
+    """Load the images of a folder with the labels of `tasks`. Raises UsageError listing what is missing or wrong.
 
-    Data that were checked before and have not changed are not read again; generated data need no check.
+    Of people's own images all are read; of a downloaded data set, which others have read before, a sample: 50 of each
+    split. Data that were checked before and have not changed are not read again; generated data need no check.
     """
-    if not isinstance(dataset, FolderDataset):
+    if not isinstance(dataset, (FolderDataset, Download)):
         return
     names = [task.name for task in tasks]
     mark = cache_folder() / "checked" / f"{dataset.fingerprint()}-{'+'.join(names)}"
     if mark.exists():
         progress.note(_counts(dataset, names))
         return
-    progress.start("check data", sum(len(dataset.ids(split)) for split in dataset.splits))
-    problems = list(check(dataset, tasks=names, tick=progress.advance))
+    limit = None
+    if isinstance(dataset, Download):
+        limit = _SAMPLE
+        missing = dataset.missing(names)
+        if missing:
+            raise UsageError(f"{dataset.name}: {missing_files(missing)}")
+    progress.start("check data", count_checked(dataset, limit))
+    problems = list(check(dataset, tasks=names, limit=limit, tick=progress.advance))
     if problems:
         raise UsageError(f"{dataset.name}: {len(problems)} problems in images and labels:\n{_by_cause(problems)}")
     progress.note(_counts(dataset, names))
@@ -38,29 +50,59 @@ def check_labels(dataset: Dataset, tasks: Sequence[Task], progress: Progress) ->
         write_text(mark, "")
 
 
-def _by_cause(problems: Sequence[str]) -> str:
-    """Return a line per kind of problem: its first message, and how many more files have it."""
-    causes: dict[str, list[str]] = {}
+def missing_files(missing: Sequence[Path]) -> str:
+    """Return how many files are missing, and the first of them."""
+    more = f"\n... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    lines = "\n".join(str(path) for path in missing[:SHOWN])
+    found = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
+    return f"{found} missing; complete the download:\n{lines}{more}"
+
+
+def causes(problems: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the first message of each kind of problem, and in how many files it was met."""
+    found: dict[str, list[str]] = {}
     for problem in problems:
         # Messages of one cause differ in the file that they begin with, and in numbers.
-        causes.setdefault(re.sub(r"\S*[/\\]\S*|\d+", "#", problem), []).append(problem)
+        found.setdefault(re.sub(r"\S*[/\\]\S*|\d+", "#", problem), []).append(problem)
+    return [(messages[0], len(messages)) for messages in found.values()]
+
+
+def _by_cause(problems: Sequence[str]) -> str:
+    """Return a line per kind of problem: its first message, and how many more files have it."""
     lines = [
-        found[0] + (f" (and {len(found) - 1} more files with the same problem)" if len(found) > 1 else "")
-        for found in causes.values()
+        message + (f" (and {count - 1} more files with the same problem)" if count > 1 else "")
+        for message, count in causes(problems)
     ]
-    more = [f"... and {len(lines) - _SHOWN} more kinds of problems"] if len(lines) > _SHOWN else []
-    return "\n".join(lines[:_SHOWN] + more)
+    more = [f"... and {len(lines) - SHOWN} more kinds of problems"] if len(lines) > SHOWN else []
+    return "\n".join(lines[:SHOWN] + more)
 
 
-def _counts(dataset: FolderDataset, names: Sequence[str]) -> str:
+def _counts(dataset: FolderDataset | Download, names: Sequence[str]) -> str:
     """Return how many images each split has, and which tasks lack labels for some of them."""
     sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
     total = sum(len(dataset.ids(split)) for split in dataset.splits)
     labelled = {name: dataset.label_count(name) for name in names}
     lacking = [f"{name} has labels for {n} of {total}" for name, n in labelled.items() if n < total]
-    return f"images: {sizes}" + (
-        f"; {'; '.join(lacking)}: is a suffix or a folder wrong?" if lacking else "; all labelled"
-    )
+    # In people's own folders this is often a mistake, in a download it is how the data set is made.
+    doubt = ": is a suffix or a folder wrong?" if isinstance(dataset, FolderDataset) else ""
+    return f"images: {sizes}" + (f"; {'; '.join(lacking)}{doubt}" if lacking else "; all labelled")
+
+
+def splits_of(dataset: Dataset) -> tuple[str, ...]:
+    """Return the names of the splits of a data set; generated ones have `train` and `val`."""
+    return tuple(getattr(dataset, "splits", ("train", "val")))
+
+
+def spread(count: int, limit: int | None) -> Sequence[int]:
+    """Return at most `limit` of `count` indices, evenly spread; all of them for None."""
+    if limit is None or limit >= count:
+        return range(count)
+    return [(2 * i + 1) * count // (2 * limit) for i in range(limit)]
+
+
+def count_checked(dataset: Dataset, limit: int | None) -> int:
+    """Return how many images `check` reads with this `limit`."""
+    return sum(len(spread(len(dataset.ids(split)), limit)) for split in splits_of(dataset))
 
 
 def check(
@@ -70,14 +112,13 @@ def check(
     limit: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[str]:
-    """Load every image with its labels and yield each problem as one message; do not stop at the first.
+    """Load images with their labels and yield each problem as one message; do not stop at the first.
 
-    `tasks` names the labels that are read (None: all), `limit` bounds the images per split (the first ones); `tick` is
-    called after each image.
+    `tasks` names the labels that are read (None: all), `limit` bounds the images per split (spread evenly over it; None:
+    all); `tick` is called after each image.
     """
     names = [task.name for task in dataset.tasks] if tasks is None else list(tasks)
-    splits = getattr(dataset, "splits", ("train", "val"))
-    jobs = [(split, index) for split in splits for index in range(len(dataset.ids(split)[:limit]))]
+    jobs = [(split, index) for split in splits_of(dataset) for index in spread(len(dataset.ids(split)), limit)]
     with ThreadPoolExecutor(max_workers=2) as pool:  # decoding releases the interpreter for most of its time
         for found in pool.map(lambda job: _problems(dataset, job[0], job[1], names), jobs):
             yield from found

@@ -58,7 +58,7 @@ def read_label(path: Path, name: str, spec: TaskSpec) -> Array:
     Raises UsageError where the file cannot be read, is not encoded as the manifest says, or holds a value
     that is neither a class nor ignored.
     """
-    raw, mode = _read_raw(path)
+    raw, mode = read_raw(path)
     if spec.read_as in ("ids", "mask"):
         return _decode_ids(path, name, spec, raw, mode)
     if spec.kind is TaskKind.NORMALS:
@@ -135,7 +135,7 @@ def _to_rgb(pil: ModuleType, picture: Any) -> Any:
     return picture.convert("RGB")
 
 
-def _read_raw(path: Path) -> tuple[Array, str]:
+def read_raw(path: Path) -> tuple[Array, str]:
     """Return what a label file holds, and Pillow's mode of it or `npy`."""
     if path.suffix.lower() != ".npy":
         with _opened(path) as (_, picture):

@@ -135,12 +135,16 @@ class Download:
         find = self._source(task).find
         return sum(_present(find(i)) for ids in self._splits.values() for i in ids)
 
-    def missing(self) -> list[Path]:
-        """Return the files that the variant asks for and that are not there: images, and labels that are not optional."""
+    def missing(self, tasks: Sequence[str] | None = None) -> list[Path]:
+        """Return the files that the variant asks for and that are not there: images, and labels that are not optional.
+
+        `tasks` names the tasks whose labels are looked for (None: all). Raises UsageError for an unknown one.
+        """
         absent = []
+        asked = [s for s in map(self._source, self._sources if tasks is None else tasks) if not s.optional]
         for ids in self._splits.values():
             for i in ids:
-                found = [self.layout.find_image(i), *(s.find(i) for s in self._sources.values() if not s.optional)]
+                found = [self.layout.find_image(i), *(source.find(i) for source in asked)]
                 absent += [path for path in found if path is not None and not path.is_file()]
         return list(dict.fromkeys(absent))
 

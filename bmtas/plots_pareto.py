@@ -1,0 +1,52 @@
+"""Delta_m over cost for all networks of a comparison, as in the paper's figure 2. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bmtas.comparison import Comparison, Row
+from bmtas.errors import UsageError
+from bmtas.extras import require
+from bmtas.files import atomic_path
+from costs.units import Resource
+
+_DOTS_PER_INCH = 120
+_MARKERS = "os^Dv<>ph*X"
+_GIGA = 1e9
+
+
+def draw_pareto(comparison: Comparison, path: Path) -> None:
+    """Draw a point per row: multiply-adds and Delta_m, with the deviation over seeds; rows of one method are joined by a line.
+
+    Raises UsageError if no row has a Delta_m, EnvironmentProblem where matplotlib is not installed.
+    """
+    series: dict[str, list[Row]] = {}
+    for row in comparison.rows:
+        if row.delta_m_percent is not None and Resource.MADDS.value in row.costs:
+            name = f"{row.label} ({row.backbone})" if comparison.several_backbones else row.label
+            series.setdefault(name, []).append(row)
+    if not series:
+        raise UsageError(
+            "no network has a Delta_m, so there is nothing to draw; it needs single-task networks: `bmtas search --method single`, "
+            "then `bmtas train`"
+        )
+    figure = require("matplotlib.figure", "train").Figure(figsize=(7, 5), layout="constrained")
+    axis = figure.subplots()
+    for number, (name, rows) in enumerate(series.items()):
+        ordered = sorted(rows, key=lambda row: row.costs[Resource.MADDS.value].mean)
+        gains = [row.delta_m_percent for row in ordered if row.delta_m_percent is not None]
+        axis.errorbar(
+            [row.costs[Resource.MADDS.value].mean / _GIGA for row in ordered],
+            [gain.mean for gain in gains],
+            yerr=[gain.deviation or 0.0 for gain in gains],
+            marker=_MARKERS[number % len(_MARKERS)],
+            capsize=3,
+            linewidth=1,
+            label=name,
+        )
+    axis.set_xlabel("GMAdds")
+    axis.set_ylabel("Delta_m %")
+    axis.grid(visible=True, linewidth=0.3)
+    axis.legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=_DOTS_PER_INCH, format="png")
