@@ -4,8 +4,8 @@
         [--docs docs] [--dry-run]
 
 Does nothing but start the commands that a user would type, which it prints (`--dry-run` prints them and stops): for every
-seed, method and budget `bmtas search --method ...` and `bmtas train`, then `bmtas compare` over all of them, which writes
-ccp_table.md and ccp_pareto.png into the folder `--docs`. Commands that have ended are not started again, so the same command
+seed, method and budget `bmtas search --method ...` and `bmtas train` (after a search also `bmtas train --init search`), then `bmtas
+compare` over all of them, which writes ccp_table.md and ccp_pareto.png into the folder `--docs`. Commands that have ended are not started again, so the same command
 goes on where it was stopped. Data: ccp, which is no part of the repository.
 
 By default at a reduced scale that two cores finish in about an hour; `--options` and `--train-options` give other ones, such as
@@ -49,6 +49,11 @@ class Cell:
         """Name of the cell in the record of what has ended."""
         return f"{self.method} {self.budget} {self.seed}".replace("  ", " ")
 
+    @property
+    def trainings(self) -> tuple[list[str], ...]:
+        """Further options of `bmtas train`, for each time that it is called."""
+        return ([], ["--init", "search"]) if self.method == "branched" else ([],)
+
     def search(self, options: argparse.Namespace) -> list[str]:
         """Return the command that finds the architecture."""
         words = shlex.split(options.options)
@@ -75,13 +80,13 @@ class Record:
         self.runs: dict[str, str] = json.loads(self._path.read_text())["runs"] if self._path.exists() else {}
         self.trained: list[str] = json.loads(self._path.read_text())["trained"] if self._path.exists() else []
 
-    def keep(self, cell: Cell, run: str | None = None) -> None:
+    def keep(self, key: str, run: str | None = None) -> None:
         """Note the run of a cell, or without one that it has been trained."""
         with self._lock:
             if run is None:
-                self.trained.append(cell.key)
+                self.trained.append(key)
             else:
-                self.runs[cell.key] = run
+                self.runs[key] = run
             write_json(self._path, {"schema_version": 1, "runs": self.runs, "trained": self.trained})
 
 
@@ -99,11 +104,13 @@ def finish(cell: Cell, options: argparse.Namespace, record: Record) -> None:
     """Search and train one cell, as far as that has not been done."""
     begun = time.monotonic()
     if cell.key not in record.runs:
-        record.keep(cell, json.loads(start([*cell.search(options), "--json", "-"], options.threads))["run"])
-    if cell.key not in record.trained:
-        start(["bmtas", "train", "--run", record.runs[cell.key], "--quiet"], options.threads)
-        record.keep(cell)
-        print(f"{cell.key}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        record.keep(cell.key, json.loads(start([*cell.search(options), "--json", "-"], options.threads))["run"])
+    for extra in cell.trainings:
+        key = " ".join([cell.key, *extra])
+        if key not in record.trained:
+            start(["bmtas", "train", "--run", record.runs[cell.key], *extra, "--quiet"], options.threads)
+            record.keep(key)
+            print(f"{key}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -126,7 +133,10 @@ def main() -> None:
     compare += ["--picture", str(options.docs / "ccp_pareto.png")]
     if options.dry_run:
         for cell in (*first, *then):
-            print(shlex.join(cell.search(options)), "&& bmtas train --runs", options.folder)
+            trained = "".join(
+                " && " + shlex.join(["bmtas", "train", *e, "--runs", str(options.folder)]) for e in cell.trainings
+            )
+            print(shlex.join(cell.search(options)) + trained)
         print(shlex.join(compare))
         return
     options.folder.mkdir(parents=True, exist_ok=True)

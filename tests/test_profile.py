@@ -108,9 +108,25 @@ def test_counting_leaves_the_mode_and_the_values_of_a_network(cache: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("backbone", "tasks", "size", "shared", "separate"),
+    [
+        ("mobilenet_v2", "pascal-context", (512, 512), 6.0e9, 15.7e9),  # table 1
+        ("resnet50", "pascal-context", (512, 512), 154.6e9, 345.7e9),  # table D-1
+        ("resnet50", "nyud-v2", (425, 560), 122.2e9, 254.4e9),  # table 2
+    ],
+)
+def test_the_paper_s_networks_cost_what_the_paper_says(
+    backbone: str, tasks: str, size: tuple[int, int], shared: float, separate: float
+) -> None:
+    table = build_table(get_backbone(backbone), TASK_SETS[tasks], size)
+    assert table.shared_total(Resource.MADDS) == pytest.approx(shared, rel=0.01)
+    assert table.separate_total(Resource.MADDS) == pytest.approx(separate, rel=0.01)
+
+
+@pytest.mark.parametrize(
     ("backbone", "shared", "separate"), [("mobilenet_v2", 6.03e9, 15.85e9), ("resnet50", 154.6e9, 345.8e9)]
 )
-def test_the_paper_s_networks_cost_what_the_paper_says(backbone: str, shared: float, separate: float) -> None:
+def test_the_paper_s_networks_cost_what_exact_counting_gave(backbone: str, shared: float, separate: float) -> None:
     table = build_table(get_backbone(backbone), TASK_SETS["pascal-context"], (512, 512))
     assert table.shared_total(Resource.MADDS) == pytest.approx(shared, rel=0.002)
     assert table.separate_total(Resource.MADDS) == pytest.approx(separate, rel=0.002)

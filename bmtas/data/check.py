@@ -82,7 +82,10 @@ def _counts(dataset: FolderDataset | Download, names: Sequence[str]) -> str:
     sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
     total = sum(len(dataset.ids(split)) for split in dataset.splits)
     labelled = {name: dataset.label_count(name) for name in names}
-    lacking = [f"{name} has labels for {n} of {total}" for name, n in labelled.items() if n < total]
+    few = {name: n for name, n in labelled.items() if n < total}
+    lacking = [f"{name} has labels for {n} of {total}" for name, n in few.items()]
+    if len(few) > SHOWN:
+        lacking = [f"{len(few)} tasks have labels for {min(few.values())} to {max(few.values())} of {total}"]
     # In people's own folders this is often a mistake, in a download it is how the data set is made.
     doubt = ": is a suffix or a folder wrong?" if isinstance(dataset, FolderDataset) else ""
     return f"images: {sizes}" + (f"; {'; '.join(lacking)}{doubt}" if lacking else "; all labelled")

@@ -48,7 +48,7 @@ def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
     assert list(tasks) == ["semseg", "e", "b", "n", "d", "r"]
     # The paper's weights, appendix A; 1 for what it does not have.
     assert [t.loss_weight for t in tasks.values()] == [1, 50, 5, 10, 1, 1]
-    assert tasks["e"].edge_positive_weight == 0.95
+    assert (tasks["e"].edge_positive_weight, tasks["e"].edge_tolerance) == (0.95, 0.0075)
     assert [s.read_as for s in manifest.spec.tasks.values()] == [
         "ids",
         "mask",
@@ -59,6 +59,12 @@ def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
     ]
     assert manifest.spec.tasks["semseg"].suffixes == (".png", ".npy", ".tif", ".tiff")
     assert manifest.spec.tasks["d"].suffixes == (".png", ".tif", ".tiff")
+
+
+def test_what_only_edges_have_reaches_the_task(tmp_path: Path) -> None:
+    entry = "  e: {kind: edge, folder: e, edge_positive_weight: 0.8, edge_tolerance: 0.011}\n"
+    (task,) = read(tmp_path, HEAD + entry).tasks()
+    assert (task.edge_positive_weight, task.edge_tolerance) == (0.8, 0.011)
 
 
 def test_every_kind_has_an_encoding() -> None:
@@ -158,6 +164,12 @@ def test_unknown_keys_get_the_nearest_name(tmp_path: Path, text: str, where: str
         (
             "kind: edge, folder: e, edge_positive_weight: 1",
             "tasks.t.edge_positive_weight: Input should be less than 1",
+        ),
+        ("kind: edge, folder: e, edge_tolerance: 0", "tasks.t.edge_tolerance: Input should be greater than 0"),
+        ("kind: edge, folder: e, edge_tolerance: 3", "tasks.t.edge_tolerance: Input should be less than 0.5"),
+        (
+            "kind: binary, folder: b, edge_tolerance: 0.011",
+            "the key 'edge_tolerance' means nothing for kind binary",
         ),
         ("kind: edge, folder: e, loss_weight: 0", "tasks.t.loss_weight: Input should be greater than 0"),
         (
