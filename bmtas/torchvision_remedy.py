@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,7 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 # A library object that is collected takes its operators with it, so it lives as long as the process.
 _fragment: Any = None
+_lock = threading.RLock()  # threads that load images may all need it at once
 
 
 def import_torchvision() -> ModuleType:
@@ -32,9 +34,10 @@ def import_torchvision() -> ModuleType:
 
     Raises EnvironmentProblem where torchvision is not installed.
     """
-    if _needs_remedy():
-        _define_operators()
-    return require("torchvision", "host")
+    with _lock:
+        if _needs_remedy():
+            _define_operators()
+        return require("torchvision", "host")
 
 
 def remedy_active() -> bool:

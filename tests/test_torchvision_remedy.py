@@ -105,3 +105,21 @@ def test_importing_the_remedy_imports_neither_torch_nor_torchvision() -> None:
     code = "import sys, bmtas.torchvision_remedy; print([n for n in ('torch', 'torchvision') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_many_threads_may_need_it_at_once() -> None:
+    """As those that load images do; without a lock they found half a module, or a dictionary that grew under them."""
+    code = (
+        "import sys, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import torch\n"
+        "from bmtas.torchvision_remedy import import_torchvision\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "barrier = threading.Barrier(8)\n"
+        "def ask(_):\n"
+        "    barrier.wait()\n"
+        "    return import_torchvision().transforms.v2.functional.resize\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    assert len(set(pool.map(ask, range(8)))) == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
