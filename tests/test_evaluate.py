@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 import torch
+from skimage.morphology import thin
 from torch import Tensor, nn
 
+import bmtas.edges
 from bmtas.data.batches import Batch
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
 from bmtas.tasks import Task, TaskKind
@@ -76,9 +80,14 @@ def test_the_best_constant_of_a_binary_task(rows: list[list[int]], expected: flo
 
 
 def test_the_best_constant_of_an_edge_task_marks_every_pixel() -> None:
-    label = torch.tensor([[1, 0, 0, 255]], dtype=torch.uint8)[:, None]
-    # P 1/3, R 1
-    assert best(Task(name="t", kind=TaskKind.EDGE), label) == pytest.approx(1 / 2)
+    # a row is as thin as it gets: P 1/3, R 1
+    row = torch.tensor([[1, 0, 0, 255]], dtype=torch.uint8)[:, None]
+    assert best(Task(name="t", kind=TaskKind.EDGE), row) == pytest.approx(1 / 2)
+    # of 5 x 5 pixels thinning leaves the middle one: P 1, R 1/4
+    square = torch.zeros(1, 5, 5, dtype=torch.uint8)
+    square[0, 2, 1:] = 1
+    assert thin(np.ones((5, 5))).tolist() == (np.indices((5, 5)) == 2).all(axis=0).tolist()
+    assert best(Task(name="t", kind=TaskKind.EDGE), square) == pytest.approx(2 / 5)
 
 
 @pytest.mark.parametrize("kind", [TaskKind.DEPTH, TaskKind.REGRESSION])
@@ -154,21 +163,77 @@ def test_a_network_is_measured_in_evaluation_mode_and_left_as_it_came(training: 
     images = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 3
     label = images[:, 0] - 2.0
     given = [Batch(images[i : i + 2], {"t": label[i : i + 2]}, ("", "")) for i in (0, 2)]
-    found = evaluate_network(network, given, (Task(name="t", kind=TaskKind.DEPTH),))
+    found = evaluate_network(network, given, (Task(name="t", kind=TaskKind.REGRESSION),))
     # running mean 0, variance 1: the prediction is image / sqrt(1 + 1e-5)
-    assert found["t"] == pytest.approx(2.0, abs=1e-4)
+    assert found == {"t": {"rmse": pytest.approx(2.0, abs=1e-4), "mean_abs": pytest.approx(2.0, abs=1e-4)}}
     assert network.training is training
     assert network.norm.training is training
     assert network.norm.running_mean is not None
     assert float(network.norm.running_mean) == 0
 
 
+class Lines(nn.Module):
+    """Predicts the first channel of the image, and fails at an image of nothing but 9."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        if (image == 9).all():
+            raise ArithmeticError("nine")
+        return {"t": image[:, :1]}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_that_count_edges_end_with_the_evaluation(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    monkeypatch.setattr(bmtas.edges, "_PIXELS_AT_HOME", 0)  # processes from the first pixel on
+    monkeypatch.setattr(bmtas.edges, "_cores", lambda: 2)
+    label = torch.zeros(1, 30, 40, dtype=torch.uint8)
+    label[:, :, 20] = 1
+    images = (label[:, None].expand(1, 3, 30, 40) * 2.0 - 1) * 5
+    began: list[psutil.Process] = []
+
+    def given() -> Iterator[Batch]:
+        yield Batch(images, {"t": label}, ("",))
+        # multiprocessing's tracker of resources is none of them and stays
+        began.extend(child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline()))
+        yield Batch(torch.full_like(images, 9) if fails else images, {"t": label}, ("",))
+
+    task = Task(name="t", kind=TaskKind.EDGE)
+    if fails:
+        with pytest.raises(ArithmeticError, match="nine"):
+            evaluate_network(Lines(), given(), (task,))
+    else:
+        assert evaluate_network(Lines(), given(), (task,))["t"]["ods_f"] == 1
+    assert began
+    assert psutil.wait_procs(began, timeout=60)[1] == []
+
+
 def test_the_file_of_metrics_has_no_nan() -> None:
-    tasks = (SEGMENTATION,)
-    data = metrics_json(tasks, {"t": 0.5}, {"t": NAN}, size=(32, 48), images=7)
-    text = json.dumps(data, allow_nan=False)
-    assert json.loads(text)["tasks"]["t"]["value"] == 0.5
-    assert (data["size"], data["images"], data["split"]) == ([32, 48], 7, "val")
-    assert data["tasks"]["t"]["metric"] == "miou"
-    assert data["tasks"]["t"]["higher_is_better"] is True
-    assert [v for v in data["tasks"]["t"].values() if v is None] == [None]
+    tasks = (SEGMENTATION, Task(name="d", kind=TaskKind.DEPTH))
+    # the metric that is compared need not stand first
+    values = {"t": {"miou_all": NAN, "miou": 0.5, "pixel_accuracy": 0.75}, "d": {"rmse_m": NAN, "delta_1": 0.25}}
+    data = metrics_json(tasks, values, {"t": NAN, "d": 1.5}, size=(32, 48), images=7)
+    assert json.loads(json.dumps(data, allow_nan=False)) == {
+        "schema_version": 1,
+        "split": "val",
+        "size": [32, 48],
+        "images": 7,
+        "tasks": {
+            "t": {
+                "metric": "miou",
+                "higher_is_better": True,
+                "value": 0.5,
+                "best_constant": None,
+                "more": {"miou_all": None, "pixel_accuracy": 0.75},
+            },
+            "d": {
+                "metric": "rmse_m",
+                "higher_is_better": False,
+                "value": None,
+                "best_constant": 1.5,
+                "more": {"delta_1": 0.25},
+            },
+        },
+    }

@@ -21,12 +21,13 @@ class Normals:
         self._sum = 0.0
         self._pixels = 0
         self._below = dict.fromkeys(_SHARES, 0)
-        self._histogram = torch.zeros(180 * _BINS_PER_DEGREE + 1, dtype=torch.long)
+        self._histogram = torch.zeros(180 * _BINS_PER_DEGREE, dtype=torch.long)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Take raw vectors (N, 3, H, W), which need not have length 1, and labels (N, 3, H, W)."""
         valid = (label != 0).any(dim=1)
-        cosine = (F.normalize(prediction.double(), dim=1) * label.double()).sum(dim=1)[valid]
+        # Labels, too: a length that is 1 in single precision only turns an angle of 0 into up to 0.03 degrees.
+        cosine = (F.normalize(prediction.double(), dim=1) * F.normalize(label.double(), dim=1)).sum(dim=1)[valid]
         angle = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
         self._sum += float(angle.sum())
         self._pixels += len(angle)

@@ -100,11 +100,13 @@ def test_delta_m_is_the_mean_relative_gain_over_separate_networks(tiny_run: Any)
     for name in NETWORKS:
         gains = [
             (value[name]["semseg"] - base["semseg"]) / base["semseg"],  # miou, higher is better
-            (value[name]["edge"] - base["edge"]) / base["edge"],  # max_f, higher is better
+            (value[name]["edge"] - base["edge"]) / base["edge"],  # ods_f, higher is better
             (base["depth"] - value[name]["depth"]) / base["depth"],  # rmse_m, lower is better
         ]
         assert networks[name]["delta_m_percent"] == pytest.approx(100 * sum(gains) / 3, abs=1e-9), name
     assert value["shared"] != base  # otherwise this shows nothing
+    compared = {task: networks["found"]["metrics"]["tasks"][task]["metric"] for task in TASKS}
+    assert compared == {"semseg": "miou", "edge": "ods_f", "depth": "rmse_m"}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
