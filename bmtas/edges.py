@@ -40,6 +40,7 @@ THRESHOLDS: npt.NDArray[np.float64] = np.arange(1, 100) / 100
 _IGNORE = 255
 _WORD = 64
 _PIXELS_AT_HOME = 300_000  # two images of 320x480 take as long as two processes take to start and count them
+_MOST_WORKERS = 16
 _IMAGES_PER_WORKER = 2  # one in work, one waiting: memory stays bounded
 
 
@@ -194,7 +195,7 @@ class EdgeCounter:
     """
 
     def __init__(self, tolerance: float, workers: int | None = None) -> None:
-        """Take the tolerance of `match_counts` and the number of processes, None for one per core; 1 starts none."""
+        """Take the tolerance of `match_counts` and the number of processes; None: one per core, at most 16; 1 starts none."""
         self._tolerance = _checked(tolerance)
         self._workers = _cores() if workers is None else workers
         if self._workers < 1:
@@ -222,7 +223,7 @@ class EdgeCounter:
             self._pool = _shared_pool(self._workers)
         while len(self._waiting) >= _IMAGES_PER_WORKER * self._workers:
             self._collect()
-        with _explained(), _interrupts_held_back():  # a process may start now
+        with _explained():
             self._waiting.append(self._pool.submit(_count, levels, label, self._tolerance))
 
     def counts(self) -> Counts:
@@ -257,8 +258,8 @@ class EdgeCounter:
 
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not everywhere; and os.process_cpu_count needs Python 3.13
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
 # A pool ends with the last reference to it, so with the last counter that uses it.
@@ -272,6 +273,10 @@ def _shared_pool(workers: int) -> ProcessPoolExecutor:
         if pool is None:
             # Spawned: a forked copy of a process whose threads (torch's) hold locks may hang.
             pool = _pools[workers] = ProcessPoolExecutor(workers, get_context("spawn"), _prepare_worker)
+            # All at once: where one has died while another starts, Python 3.11 waits for the new one without end.
+            with _interrupts_held_back():
+                for _ in range(workers):
+                    pool.submit(_warm_up)
         return pool
 
 
@@ -280,12 +285,17 @@ def _prepare_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _warm_up() -> None:
+    """Import what counting needs, which takes so long that no process is done before the last one is started."""
+    require("scipy.sparse.csgraph", "train")
+
+
 def _end_with_parent() -> None:
     """End this process if its parent was killed, which the pool itself would never notice."""
     parent = parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)
+    signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
