@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bmtas.config import Method
 from bmtas.errors import UsageError
 from bmtas.runs import Run
 from costs.forms import expected_from_groupings
@@ -32,6 +33,11 @@ def expect_run(run: Run) -> dict[str, Any]:
     """
     path = run.search_folder / "probabilities.json"
     saved = run.read_result(path)
+    method = run.config().method
+    if saved is None and method is not Method.BRANCHED:
+        raise UsageError(
+            f"{run.path} has no probabilities to show: its method is {method.value}, which takes no search"
+        )
     if saved is None and run.architecture_path.exists():
         raise UsageError(
             f"{path} is missing, though the search of this run has ended; put it back if there is a copy, or search anew with "

@@ -79,6 +79,7 @@ def plan_search(request: Request) -> Plan:
         raise UsageError(
             f"{len(tasks)} tasks; architectures can be searched for up to {MOST_DECODED_TASKS}, so name fewer with --tasks"
         )
+    _check_method(request, [task.name for task in tasks])
     preset = PRESETS[request.preset]
     size = request.size or dataset.size
     own = None if request.table is None else read_table(request.table)
@@ -86,7 +87,6 @@ def plan_search(request: Request) -> Plan:
     if own is not None:
         table = join_tables(table, own, str(request.table))
     search = _overridden(preset.search, request.search_overrides)
-    _check_method(request, [task.name for task in tasks])
     budgets, notes = _budgets(asked, table, request.method, search.resource_term)
     if request.decode is Decode.ARGMAX and budgets:
         raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
@@ -255,6 +255,8 @@ def _budgets(
             _check_separate(table, budgets)
             notes = []  # whether trees could be within the budgets is of no interest here
         return budgets, notes
+    if method is Method.PERMUTED and not asked:
+        return [], []  # that of a tree for which there was none
     if asked or kind is ResourceTermKind.BUDGET:
         budgets, notes = resolve_budgets(asked, table)
         if kind is not ResourceTermKind.BUDGET:

@@ -62,7 +62,7 @@ def _continued(plan: Plan, root: Path, progress: Progress, *, new: bool) -> tupl
         check_labels(plan.dataset, plan.config.task_list(), progress)
         return None, False
     begun = has_checkpoint(run.search_folder / "checkpoint.pt")
-    if not begun:
+    if not begun and plan.config.method is Method.BRANCHED:
         progress.note(f"{run.name} was stopped before its first checkpoint; it begins from the start")
     return run, begun
 

@@ -233,8 +233,8 @@ def _describe(plan: Any, json: str | None) -> None:
             f"{search.warmup_steps} of warm-up, {search.weight_steps} of weights, the others of the architecture"
         )
     else:
-        trained = {Method.FAFS: "the shared network", Method.BMN: "the separate networks"}.get(config.method)
-        first = f", for which {trained} is trained first" if trained else ""
+        trained = {Method.FAFS: "the shared network is", Method.BMN: "the separate networks are"}.get(config.method)
+        first = f", for which {trained} trained first" if trained else ""
         console.print(f"method: {config.method.value}{first}")
     console.print(
         f"then `bmtas train`: {config.train.steps} steps at {config.train_size[0]}x{config.train_size[1]}, batch "

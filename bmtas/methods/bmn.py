@@ -143,7 +143,9 @@ def dissimilarity(features: npt.NDArray[np.floating]) -> Floats:
 
     Features that are the same everywhere in an image correlate with nothing. Source: Vandenhende et al., BMVC 2020.
     """
-    centred = features - features.mean(axis=1, keepdims=True)
+    varies = features.max(axis=1, keepdims=True) > features.min(axis=1, keepdims=True)
+    # Where all are equal, what their rounded mean leaves of them is no direction.
+    centred = np.where(varies, features - features.mean(axis=1, keepdims=True), 0.0)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = centred / np.where(length > 0, length, 1.0)
     correlation = (unit @ unit.T).astype(np.float64)

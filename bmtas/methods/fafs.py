@@ -66,7 +66,8 @@ class FafsFinder:
         self._plan, self._how = plan, how
 
     def prepare(self, *, begun: bool) -> None:
-        """Need nothing beforehand: training fetches its own weights."""
+        """Raise CostError where the costs tell of no share of a layer; training fetches its own weights."""
+        layer_shares(self._plan.table, _first_resource(self._plan.table, self._plan.budgets))
 
     def find(self, run: Run, progress: Progress) -> Found:
         """Train, or go on with it, and group the tasks."""
@@ -181,11 +182,8 @@ def budgeted_tree(affinity: Floats, table: CostTable, budgets: Sequence[Budget])
     within them.
     """
     limits = limits_of(table, budgets)
-    resource: Resource = next(iter(limits), table.resources()[0])
-    costs = table.count_costs(resource)
-    # What one group more costs where all costs grow with their number; never negative, or nothing would be shared.
-    extra = np.maximum(costs[:, min(1, costs.shape[1] - 1)] - costs[:, 0], 0.0) if costs.shape[1] > 1 else costs[:, 0]
-    shares = extra / max(extra.sum(), np.finfo(np.float64).tiny)
+    resource = _first_resource(table, budgets)
+    shares = layer_shares(table, resource)
     best: tuple[float, tuple[Grouping, ...], float] | None = None
     for weight in (0.0, *_WEIGHTS.tolist()):
         tree = greedy_tree(affinity, shares, weight)
@@ -197,6 +195,22 @@ def budgeted_tree(affinity: Floats, table: CostTable, budgets: Sequence[Budget])
     if best is None:
         raise BudgetBelowReach("no architecture of this method is within all budgets together; raise one of them")
     return best[1], best[2]
+
+
+def layer_shares(table: CostTable, resource: Resource) -> Floats:
+    """Return the share of each layer, (L,), in what one branch more costs in all layers together.
+
+    Raises CostError if a cost depends on more than the number of groups.
+    """
+    costs = table.count_costs(resource)
+    # What one group more costs where all costs grow with their number; never negative, or nothing would be shared.
+    extra = np.maximum(costs[:, 1] - costs[:, 0], 0.0) if costs.shape[1] > 1 else costs[:, 0]
+    shares: Floats = extra / max(extra.sum(), np.finfo(np.float64).tiny)
+    return shares
+
+
+def _first_resource(table: CostTable, budgets: Sequence[Budget]) -> Resource:
+    return budgets[0].resource if budgets else table.resources()[0]
 
 
 @lru_cache(maxsize=4)

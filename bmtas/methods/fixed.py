@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bmtas.architecture import Architecture
 from bmtas.config import Method
+from bmtas.errors import BudgetError
 from bmtas.methods.finder import Found, named
 from bmtas.parallel import How
 from bmtas.planning import Plan
 from bmtas.progress import Progress
 from bmtas.runs import Run
-from costs.trees import permuted_tree, random_tree_within, vanilla_tree
+from costs.table import CostTable
+from costs.trees import Tree, permuted_tree, random_tree_within, vanilla_tree
+from costs.units import Budget, format_quantity
 
 
 def build(plan: Plan, how: How) -> FixedFinder:
@@ -28,7 +32,7 @@ class FixedFinder:
         self._found: Found | None = None
 
     def prepare(self, *, begun: bool) -> None:
-        """Make the architecture. Raises BudgetBelowReach or CostError where there is none."""
+        """Make the architecture. Raises BudgetBelowReach, BudgetError or CostError where there is none."""
         self._found = self._make()
 
     def find(self, run: Run, progress: Progress) -> Found:
@@ -54,4 +58,16 @@ class FixedFinder:
         else:
             reference = Architecture.from_json(config.reference or {}, "the reference")
             tree = permuted_tree(reference.task_indices, config.seed)
+            _require_within(tree, table, budgets)
         return Found(named(self._plan, tree), details)
+
+
+def _require_within(tree: Tree, table: CostTable, budgets: Sequence[Budget]) -> None:
+    """Raise BudgetError where `tree` costs more than a budget."""
+    for budget in budgets:
+        cost = table.architecture_cost(tree, budget.resource)
+        if cost > budget.value:
+            raise BudgetError(
+                f"budget {budget.text}: the permuted tree costs {format_quantity(cost, budget.resource, digits=4)}; leave the budget "
+                "out, or permute the tree of a run within it"
+            )

@@ -22,8 +22,8 @@ def inherit(network: GraphNetwork, supergraph: Mapping[str, Tensor], probabiliti
     """Copy the weights of stem, candidates and heads from a supergraph's state into the network that was derived from it.
 
     Each group of tasks takes over `chosen_candidate`. The last normalisation of a candidate has no affine parameters in the
-    supergraph; in the network they begin as what that means, 1 and 0. Raises KeyError or ValueError if the state is of
-    another supergraph.
+    supergraph; in the network they begin as what that means, 1 and 0. Raises KeyError, ValueError or RuntimeError if the
+    state is of another supergraph.
     """
     names = list(network.graph.tasks)
     for node in network.graph.nodes:
@@ -33,9 +33,10 @@ def inherit(network: GraphNetwork, supergraph: Mapping[str, Tensor], probabiliti
         module = network.get_submodule(node.module)
         own = module.state_dict()
         missing, unknown = set(own) - set(state), set(state) - set(own)
-        affine = {key for key in missing if key.rsplit(".", 1)[-1] in ("weight", "bias") and own[key].ndim == 1}
-        if unknown or missing != affine or (missing and not source.startswith("layers.")):
-            raise ValueError(f"{source} lacks {sorted(missing - affine)} or has {sorted(unknown)} beyond {node.module}")
+        norms = {key.rpartition(".")[0] for key in missing} if source.startswith("layers.") else set()
+        affine = {f"{norm}.{key}" for norm in norms for key in ("weight", "bias")} if len(norms) == 1 else set()
+        if unknown or missing != affine:
+            raise ValueError(f"{source} lacks {sorted(missing)} or has {sorted(unknown)} beyond {node.module}")
         neutral = {k: own[k].new_ones(()).expand_as(own[k]) * float(k.endswith("weight")) for k in affine}
         module.load_state_dict({**state, **neutral})
 
