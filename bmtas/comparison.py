@@ -1,48 +1,26 @@
 """Networks of several runs side by side: costs, metrics, Delta_m over seeds. Needs no torch.
 
-Runs that differ in the seed alone are one row, with mean and standard deviation. Delta_m is relative to the single-task networks
-of the same backbone and seed; where that seed has none, to the mean of those of the other seeds.
+Runs that differ in the seed alone are one row, with mean and standard deviation; where other settings differ, rows are apart and
+their names say in what. Delta_m is relative to the single-task networks of the same backbone and seed; where that seed has
+none, to the mean of those of the other seeds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bmtas.config import Method, RunConfig
 from bmtas.errors import UsageError
-from bmtas.runs import FOUND, INHERITED, SEPARATE, SHARED, Run
-from bmtas.summary import delta_m, network_costs, network_latency
+from bmtas.measured import Measured, check_alike, check_metrics, latencies_of_one_device, measured_networks, told_apart
+from bmtas.runs import Run
+from bmtas.summary import delta_m
 from bmtas.tasks import Task
 from costs.units import Resource
 
 _ORDER = [Method.SINGLE, Method.SHARED, Method.VANILLA, Method.RANDOM, Method.PERMUTED, Method.FAFS, Method.BMN]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One trained and measured network. `metrics` are by task, then by the metric's name; None where nothing was valid.
-
-    `costs` are by resource in base units; `delta_m_percent` is None where it is undefined.
-    """
-
-    run: str
-    network: str
-    label: str
-    budgets: tuple[str, ...]
-    backbone: str
-    seed: int
-    costs: dict[str, float]
-    latency_ms: float | None
-    metrics: dict[str, dict[str, float | None]]
-    delta_m_percent: float | None = None
-
-    @property
-    def row(self) -> tuple[str, str, tuple[str, ...]]:
-        """What is equal for networks that differ in the seed alone."""
-        return self.backbone, self.label, self.budgets
 
 
 @dataclass(frozen=True)
@@ -107,17 +85,18 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     if not runs:
         raise UsageError("there is nothing to compare; name at least one run")
     configs = [run.config() for run in runs]
-    _check_alike(runs, configs)
-    found = [_measured(run, config) for run, config in zip(runs, configs, strict=True)]
+    check_alike(runs, configs)
+    found = [measured_networks(run, config) for run, config in zip(runs, configs, strict=True)]
     measured = [network for of_run in found for network, _ in of_run]
     contents = [(network, content) for of_run in found for network, content in of_run]
     if not measured:
         raise UsageError(
             f"no network of {', '.join(run.name for run in runs)} has been measured; `bmtas train --run RUN` trains and measures"
         )
-    _check_metrics(contents)
+    check_metrics(contents)
     tasks = configs[0].task_list()
-    kept, repeated = _once_per_seed(measured)
+    alike, devices = latencies_of_one_device(runs, measured)
+    kept, repeated = _once_per_seed(told_apart(alike))
     networks, notes = _with_gains(kept, tasks)
     rows = tuple(_row(group) for group in _grouped(networks))
     first = contents[0][1]
@@ -127,95 +106,8 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         first["images"],
         rows,
         tuple(networks),
-        (*notes, *repeated, *_differences_in_training(runs, configs)),
+        (*notes, *repeated, *devices, *_differences_in_training(runs, configs)),
     )
-
-
-def _check_alike(runs: Sequence[Run], configs: Sequence[RunConfig]) -> None:
-    """Raise UsageError unless all runs have the same data, tasks and deployed size."""
-    for run, config in zip(runs, configs, strict=True):
-        for what, one, other in (
-            ("data", configs[0].data_fingerprint, config.data_fingerprint),
-            ("tasks", _compared_tasks(configs[0]), _compared_tasks(config)),
-            ("deployed size", configs[0].deploy_size, config.deploy_size),
-        ):
-            if one != other:
-                values = "" if what == "data" else f": {_short(one)} and {_short(other)}"
-                said = f"{configs[0].data} and {config.data}" if what == "data" else what
-                raise UsageError(
-                    f"{runs[0].name} and {run.name} have different {what}{values}; numbers of different {said} say nothing about "
-                    "the networks: compare runs of the same ones"
-                )
-
-
-def _compared_tasks(config: RunConfig) -> list[dict[str, Any]]:
-    """Return what of the tasks decides the metrics."""
-    return [
-        {k: v for k, v in task.items() if k not in ("loss_weight", "edge_positive_weight")} for task in config.tasks
-    ]
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(task["name"] for task in value)
-    return "x".join(map(str, value))
-
-
-def _measured(run: Run, config: RunConfig) -> list[tuple[Measured, dict[str, Any]]]:
-    """Return the measured networks of a run, each with the content of its `metrics.json`."""
-    bench = run.read_result(run.path / "bench.json")
-    result = []
-    for name in run.trained():
-        content = run.read_result(run.network(name) / "metrics.json")
-        if content is None:
-            continue
-        label, budgets = _label(config, name)
-        metrics = {t: {e["metric"]: e["value"], **e.get("more", {})} for t, e in content["tasks"].items()}
-        latency = network_latency(bench, name)
-        milliseconds = None if latency is None else float(latency["median_ms"])
-        network = Measured(
-            run.name,
-            name,
-            label,
-            budgets,
-            config.backbone,
-            config.seed,
-            network_costs(run, name),
-            milliseconds,
-            metrics,
-        )
-        result.append((network, content))
-    return result
-
-
-def _label(config: RunConfig, network: str) -> tuple[str, tuple[str, ...]]:
-    """Return what a network is called in a table, and the budgets that it was made for."""
-    if network == SEPARATE or (network == FOUND and config.method is Method.SINGLE):
-        return Method.SINGLE.value, ()
-    if network == SHARED or (network == FOUND and config.method is Method.SHARED):
-        return Method.SHARED.value, ()
-    inherited = ", inherited weights" if network == INHERITED else ""
-    return config.method.value + inherited, tuple(config.budgets)
-
-
-def _check_metrics(contents: Sequence[tuple[Measured, dict[str, Any]]]) -> None:
-    """Raise UsageError unless all were measured by the same metrics on the same images."""
-    first, content = contents[0]
-    for network, other in contents:
-        for what, one, two in (
-            ("at different sizes", content["size"], other["size"]),
-            ("on different numbers of images", content["images"], other["images"]),
-            (
-                "by different metrics",
-                {t: e["metric"] for t, e in content["tasks"].items()},
-                {t: e["metric"] for t, e in other["tasks"].items()},
-            ),
-        ):
-            if one != two:
-                raise UsageError(
-                    f"{first.network} of {first.run} and {network.network} of {network.run} were measured {what} ({one} and {two}); "
-                    "measure them alike with `bmtas evaluate`, or begin runs with the same --train-size"
-                )
 
 
 def _once_per_seed(measured: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
@@ -223,7 +115,10 @@ def _once_per_seed(measured: Sequence[Measured]) -> tuple[list[Measured], list[s
     kept: dict[tuple[Any, ...], Measured] = {}
     notes = []
     for network in measured:
-        first = kept.setdefault((*network.row, network.seed), network)
+        key = (*network.row, network.seed)
+        first = kept.setdefault(key, network)
+        if first.latency_ms is None and (first.costs, first.metrics) == (network.costs, network.metrics):
+            kept[key] = network  # the same network, perhaps with its latency
         if (first.costs, first.metrics) != (network.costs, network.metrics):
             notes.append(
                 f"{network.network} of {network.run} stands for the same row and seed as {first.network} of {first.run}, "
@@ -237,7 +132,7 @@ def _with_gains(measured: Sequence[Measured], tasks: tuple[Task, ...]) -> tuple[
     notes, result = [], []
     singles: dict[str, dict[int, dict[str, float]]] = {}
     for network in measured:
-        if network.label == Method.SINGLE.value:
+        if network.method == Method.SINGLE.value:
             singles.setdefault(network.backbone, {})[network.seed] = _primary(network, tasks)
     for network in measured:
         of_seed = singles.get(network.backbone)
@@ -254,7 +149,7 @@ def _with_gains(measured: Sequence[Measured], tasks: tuple[Task, ...]) -> tuple[
             )
             baseline = {t.name: math.fsum(m[t.name] for m in of_seed.values()) / len(of_seed) for t in tasks}
         gain = delta_m(_primary(network, tasks), baseline, tasks)
-        result.append(Measured(**{**vars(network), "delta_m_percent": gain}))
+        result.append(replace(network, delta_m_percent=gain))
     return result, list(dict.fromkeys(notes))
 
 
@@ -272,7 +167,7 @@ def _grouped(networks: Sequence[Measured]) -> list[list[Measured]]:
 
     def place(group: list[Measured]) -> tuple[Any, ...]:
         first = group[0]
-        rank = labels.index(first.label) if first.label in labels else len(labels)
+        rank = labels.index(first.method) if first.method in labels else len(labels)
         cost = math.fsum(n.costs.get(Resource.MADDS.value, 0.0) for n in group) / len(group)
         return first.backbone, rank, first.label, cost
 

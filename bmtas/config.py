@@ -245,6 +245,12 @@ class RunConfig(_Settings):
         """Return the tasks, in output order."""
         return tuple(Task.from_json(data) for data in self.tasks)
 
+    def flat(self) -> dict[str, Any]:
+        """Return all settings by name as plain JSON values, those of search and training as `search.KEY` and `train.KEY`."""
+        data = self.model_dump(mode="json")
+        search, train = data.pop("search"), data.pop("train")
+        return data | {f"search.{k}": v for k, v in search.items()} | {f"train.{k}": v for k, v in train.items()}
+
 
 def reduced_size(size: tuple[int, int], pixels: int | None, multiple: int = 16) -> tuple[int, int]:
     """Return `size` (height, width) scaled down to at most about `pixels`, each side a multiple of `multiple`.

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from types import ModuleType
 
 from bmtas.errors import EnvironmentProblem
 
 # A device that only measures needs no extra, and the two variants of ONNX Runtime overwrite each other.
 _REMEDIES = {"onnxruntime": "pip install onnxruntime (or onnxruntime-gpu for an NVIDIA GPU; never both)"}
+
+
+def own_version() -> str:
+    """Return the version of bmtas that is installed."""
+    return importlib.metadata.version("bmtas")
 
 
 def require(module: str, extra: str) -> ModuleType:

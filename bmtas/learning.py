@@ -44,6 +44,8 @@ class LearningWatch:
 
     def _told(self, name: str, done: int) -> str | None:
         constant, count = self.constants[name], self._counts[name]
+        if math.isnan(constant) and count:
+            return None  # no label in the first batches, so that there is no mark to hold the later ones against
         if math.isnan(constant):
             return (
                 f"the task {name!r} had no label in the images that were looked at; bmtas data check says what there is"

@@ -158,9 +158,7 @@ def resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bud
     Raises BudgetError below the reach, UsageError for doubled resources and for costs that a search could not expect.
     """
     notes: list[str] = []
-    resources = [b.resource for b in asked]
-    if len(set(resources)) < len(resources):
-        raise UsageError("one budget per resource: " + ", ".join(b.text for b in asked) + " name one twice")
+    _check_once(asked)
     if not asked:
         halfway = (table.shared_total(Resource.MADDS) + table.separate_total(Resource.MADDS)) / 2
         text = format_quantity(halfway, Resource.MADDS, digits=4, rounding=ROUND_CEILING).replace(" ", "")
@@ -183,6 +181,12 @@ def resolve_budgets(asked: Sequence[Budget], table: CostTable) -> tuple[list[Bud
                 f"separate networks {format_quantity(separate, budget.resource)}"
             )
     return list(asked), notes
+
+
+def _check_once(budgets: Sequence[Budget]) -> None:
+    """Raise UsageError where two budgets are for one resource."""
+    if len({b.resource for b in budgets}) < len(budgets):
+        raise UsageError("one budget per resource: " + ", ".join(b.text for b in budgets) + " name one twice")
 
 
 def _check_together(table: CostTable, budgets: Sequence[Budget]) -> None:
@@ -250,11 +254,11 @@ def _budgets(
 ) -> tuple[list[Budget], list[str]]:
     """Return the budgets, none where the way to the architecture knows none and none was asked for, and notes."""
     if method in (Method.SINGLE, Method.SHARED):
-        budgets, notes = resolve_budgets(asked, table) if asked else ([], [])
         if method is Method.SINGLE:
-            _check_separate(table, budgets)
-            notes = []  # whether trees could be within the budgets is of no interest here
-        return budgets, notes
+            _check_once(asked)
+            _check_separate(table, asked)  # whether trees could be within the budgets is of no interest here
+            return list(asked), []
+        return resolve_budgets(asked, table) if asked else ([], [])
     if method is Method.PERMUTED and not asked:
         return [], []  # that of a tree for which there was none
     if asked or kind is ResourceTermKind.BUDGET:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from bmtas.checkpoint import belongs, has_checkpoint, load_checkpoint
+from bmtas.checkpoint import has_checkpoint, load_checkpoint
 from bmtas.config import RunConfig
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import open_dataset
 from bmtas.errors import BmtasError, UsageError
+from bmtas.extras import own_version
 from bmtas.files import atomic_path
 from bmtas.networks.inherited import inherit
 from bmtas.networks.network import GraphNetwork
@@ -51,16 +52,23 @@ def train_network(run: Run, name: str, progress: Progress, how: How) -> str | No
 def _inheritance(run: Run) -> Callable[[GraphNetwork], None]:
     """Return what gives a network the weights that the search of `run` ended with. Raises UsageError if there are none."""
     path, probabilities = run.search_folder / "checkpoint.pt", run.read_result(run.search_folder / "probabilities.json")
+    otherwise = "train without --init search, or search anew with --new"
     if probabilities is None:
         raise UsageError(
             f"{run.path} has no search whose weights could be inherited (its method is {run.config().method.value}); train it "
             "without --init search"
         )
+    if not path.exists():
+        raise UsageError(f"{path}, which holds the weights of the search, is gone; {otherwise}")
 
     def start(network: GraphNetwork) -> None:
-        state = load_checkpoint(path)
-        with belongs(path, "this search"):
-            inherit(network, state["supergraph"], np.array(probabilities["probabilities"]))
+        try:
+            inherit(network, load_checkpoint(path)["supergraph"], np.array(probabilities["probabilities"]))
+        except (UsageError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            # Not the advice of a checkpoint that a search goes on from: this search has ended.
+            raise UsageError(
+                f"{path} does not hold the weights of this search ({type(error).__name__}); {otherwise}"
+            ) from None
 
     return start
 
@@ -73,7 +81,11 @@ def _trained_already(run: Run, name: str) -> str | None:
         return None
     for other in _alike(run):
         for trained in other.trained():
-            if trained != INHERITED and other.architecture(trained) == run.architecture(name):
+            if (
+                trained != INHERITED
+                and _made_as_now(other, trained)
+                and other.architecture(trained) == run.architecture(name)
+            ):
                 # The same seed, data and steps would give the same weights again.
                 for file in ("architecture.json", "history.jsonl", "weights.pt"):
                     with atomic_path(run.network(name) / file) as temporary:
@@ -85,10 +97,18 @@ def _trained_already(run: Run, name: str) -> str | None:
     return None
 
 
+def _made_as_now(run: Run, name: str) -> bool:
+    """Say whether a network was trained by this version of bmtas; another one may come to other weights."""
+    stored = run.read_result(run.network(name) / "architecture.json")
+    return stored is not None and stored.get("trained_by") == own_version()
+
+
 def _alike(run: Run) -> Iterator[Run]:
     """Yield this run and those beside it in which a network of the same architecture would be trained in the same way."""
     config = run.config()
     yield run
+    if config.weights not in ("none", "imagenet"):
+        return  # a file, which may hold something else by now
     for other in all_runs(run.path.parent):
         # A folder that cannot be read, of a newer version say, is not ours to take from.
         with contextlib.suppress(BmtasError):

@@ -54,7 +54,8 @@ def run_steps(
             try:
                 shown = take(step)
             except LostDataError as error:
-                kept = step > done and save(step)
+                # The first process alone writes; where another one met it, the last checkpoint is what there is.
+                kept = step > done and save(step) and parallel.first
                 raise LostDataError(f"{error}\n{_after_loss(step, kept=kept)}") from error
             # The first one comes early, so that a run killed soon after its start has not run for nothing.
             interval = checkpoint_every_s if saved > begun else checkpoint_every_s * _FIRST
@@ -73,7 +74,9 @@ def run_steps(
 
 
 def _after_loss(step: int, *, kept: bool) -> str:
-    saved = f"Everything up to step {step} is saved" if kept else "The last checkpoint stands as it was"
+    if not step:
+        return "Nothing had been learned yet: put the file right, and give the same command again"
+    saved = f"Everything up to step {step} is saved" if kept else "What was saved before stands as it was"
     return f"{saved}: put the file right, and the same command goes on from there"
 
 

@@ -70,11 +70,13 @@ def _tree(run: Run) -> dict[str, Any] | None:
 
 
 def _delta_of(metrics: dict[str, Any] | None, baseline: dict[str, Any] | None, tasks: tuple[Task, ...]) -> float | None:
-    """Delta_m of two metric files; None unless both were measured on the same images at the same size."""
+    """Delta_m of two metric files; None unless both were measured on the same images at the same size by today's metrics."""
     if metrics is None or baseline is None:
         return None
     if (metrics["size"], metrics["images"]) != (baseline["size"], baseline["images"]):
         return None
+    if any(m["tasks"][task.name]["metric"] != task.metric for m in (metrics, baseline) for task in tasks):
+        return None  # an earlier version compared by another one
     values, base = ({n: _float(e["value"]) for n, e in m["tasks"].items()} for m in (metrics, baseline))
     return delta_m(values, base, tasks)
 

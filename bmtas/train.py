@@ -15,6 +15,7 @@ from bmtas.constants import constant_losses
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batches, Loader
 from bmtas.data.protocol import Dataset
+from bmtas.extras import own_version
 from bmtas.files import write_json
 from bmtas.half import autocast, widened
 from bmtas.learning import LearningWatch
@@ -93,7 +94,8 @@ class Training:
         Continues from the checkpoint in the folder if there is one. Raises Interrupted after a signal (the checkpoint
         is written), DivergedError if a loss is not finite (the last checkpoint stays).
         """
-        self.parallel.decided(lambda: write_json(self.folder / "architecture.json", self.architecture.to_json()))
+        made = {**self.architecture.to_json(), "trained_by": own_version()}
+        self.parallel.decided(lambda: write_json(self.folder / "architecture.json", made))
         network, optimiser, done = self._begin(progress)
         history = History(self.folder / "history.jsonl", writes=self.parallel.first)
         self.parallel.decided(lambda: history.cut(done))
@@ -183,12 +185,14 @@ class Training:
         return network, optimiser, done
 
     def _constants(self) -> dict[str, float]:
-        """Return the loss of each task's best constant prediction on the first batches, the mean over all processes."""
+        """Return the loss of each task's best constant prediction on the first batches, the mean over processes with labels."""
         images = max(1, self.settings.batch_size // self.parallel.size)
         batches = [self.batches[i] for i in range(max(1, min(_CONSTANT_IMAGES // images, self.batches.per_epoch)))]
         found = constant_losses(batches, self.tasks)
         values = torch.tensor([found[task.name] for task in self.tasks], dtype=torch.float64, device=self.device)
-        mean = (self.parallel.total(values) / self.parallel.size).tolist()
+        known = torch.isfinite(values)
+        sums = self.parallel.total(torch.stack([torch.where(known, values, 0.0), known.double()]))
+        mean = (sums[0] / sums[1]).tolist()  # 0 / 0, where nobody has a label, is NaN
         return {task.name: value for task, value in zip(self.tasks, mean, strict=True)}
 
     def _step(self, network: GraphNetwork, optimiser: torch.optim.Optimizer, step: int) -> dict[str, float]:

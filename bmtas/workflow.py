@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bmtas.checkpoint import has_checkpoint
 from bmtas.config import Method, RunConfig
@@ -97,19 +96,13 @@ def _unfinished(root: Path, config: RunConfig, progress: Progress) -> Run | None
 
 def _differences(one: RunConfig, other: RunConfig) -> str:
     """Return which settings differ, with both values where they are short."""
-    told, present = [], _flat(other)
-    for name, value in _flat(one).items():
+    told, present = [], other.flat()
+    for name, value in one.flat().items():
         now = present.get(name)
         if now != value:
             said = f"{value} there, {now} now"
             told.append(f"{name} ({said})" if len(said) <= _SHORT else name)
     return ", ".join(told)
-
-
-def _flat(config: RunConfig) -> dict[str, Any]:
-    data = config.model_dump(mode="json")
-    search, train = data.pop("search"), data.pop("train")
-    return data | {f"search.{k}": v for k, v in search.items()} | {f"train.{k}": v for k, v in train.items()}
 
 
 def _write_found(run: Run, plan: Plan, found: Found) -> None:

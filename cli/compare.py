@@ -33,12 +33,15 @@ def compare_command(
     """
     from bmtas.comparison import compare_runs
     from bmtas.comparison_text import to_csv, to_json, to_latex, to_markdown
+    from bmtas.errors import UsageError
     from bmtas.files import write_text
     from bmtas.plots_pareto import draw_pareto
     from bmtas.runs import all_runs, measured_runs, open_run
     from cli.console import emit_json, err, out
 
     chosen = [open_run(runs, name) for name in names] if names else measured_runs(all_runs(runs))
+    if not chosen:
+        raise UsageError(f"no run under {runs.resolve()} has a measured network; `bmtas train` trains and measures one")
     comparison = compare_runs(chosen)
     for path, text in ((markdown, to_markdown), (latex, to_latex), (csv, to_csv)):
         if path is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem, UsageError
+from bmtas.extras import own_version
 from bmtas.ranks import processes, torchrun_rank
 from cli.bench import bench_command
 from cli.compare import compare_command
@@ -63,7 +63,7 @@ _HOST_PACKAGES = frozenset(
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(importlib.metadata.version("bmtas"))
+        typer.echo(own_version())
         raise typer.Exit
 
 

@@ -46,9 +46,9 @@ def train_command(
     chosen = open_run(runs, run)
     names = chosen_networks(network)
     if init == "search":
-        if FOUND not in names:
+        if not {FOUND, INHERITED} & set(names):
             raise UsageError(f"--init search: only the network found can inherit, not {' and '.join(names)}")
-        names[names.index(FOUND)] = INHERITED
+        names = list(dict.fromkeys(INHERITED if name == FOUND else name for name in names))
     for name in names:
         chosen.architecture(name)  # says which command comes first, before anything runs
     how = How(join_processes(device), compile=compiled)

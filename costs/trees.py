@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from costs.errors import BudgetBelowReach, CostError
-from costs.partitions import Grouping, grouping_of, partitions_of
+from costs.partitions import Grouping, Partition, grouping_of, partitions_of
 from costs.reach import budget_range, limits_of
 from costs.table import CostTable
 from costs.units import Budget, Resource
@@ -18,6 +18,7 @@ Tree = tuple[Grouping, ...]
 
 MOST_DRAWS = 20_000
 """So many trees are drawn before a range of costs counts as empty: some seconds."""
+MOST_TASKS = 10
 AT_LEAST = 0.97
 """A random tree uses at least this share of a budget, if such trees come up at all."""
 
@@ -37,11 +38,19 @@ def random_tree(rng: random.Random, tasks: int, layers: int) -> Tree:
             blocks[layer].append(block)
         if parts_at == layers:
             continue
-        partition = rng.choice([p for p in partitions_of(block) if len(p) > 1])
+        partition = _parting(rng, block)
         for part in partition:
             blocks[parts_at].append(part)
             waiting.append((part, parts_at + 1))
     return tuple(grouping_of(partition) for partition in blocks)
+
+
+def _parting(rng: random.Random, block: int) -> Partition:
+    """Draw one of the partitions of `block` into two or more groups, uniformly."""
+    partitions = partitions_of(block)
+    whole = partitions.index((block,))
+    drawn = rng.randrange(len(partitions) - 1)
+    return partitions[drawn if drawn < whole else drawn + 1]
 
 
 def random_tree_within(table: CostTable, budgets: Sequence[Budget | str], seed: int) -> tuple[Tree, float]:
@@ -49,8 +58,11 @@ def random_tree_within(table: CostTable, budgets: Sequence[Budget | str], seed: 
 
     The first that `random_tree` draws from `seed` of those that use at least `AT_LEAST` of it; where none comes up in
     `MOST_DRAWS` draws, the one that uses most. Budgets beyond the dearest tree count as that. Without budgets the first
-    tree drawn, of share 1. Raises BudgetBelowReach if the budgets exclude every tree.
+    tree drawn, of share 1. Raises BudgetBelowReach if the budgets exclude every tree, CostError for more than ten tasks, whose
+    partitions are too many to draw from.
     """
+    if len(table.tasks) > MOST_TASKS:
+        raise CostError(f"{len(table.tasks)} tasks: random trees are drawn for up to {MOST_TASKS}; name fewer tasks")
     rng = random.Random(seed)  # noqa: S311 -- a draw, no secret
     limits = {r: min(v, budget_range(table, r)[1]) for r, v in limits_of(table, budgets).items()}
     if not limits:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from bmtas.comparison import Comparison, Spread, compare_runs
 from bmtas.comparison_text import to_csv, to_json, to_latex, to_markdown
-from bmtas.config import PRESETS, Method, Preset, RunConfig
+from bmtas.config import PRESETS, Estimator, Method, Preset, RunConfig
 from bmtas.errors import UsageError
 from bmtas.files import write_json
 from bmtas.plots_pareto import draw_pareto
@@ -168,7 +168,7 @@ def test_a_metric_without_any_label_is_missing_not_zero(tmp_path: Path) -> None:
         ({"deploy_size": (16, 8)}, "different deployed size: 8x8 and 16x8"),
         ({"size": [4, 4]}, r"measured at different sizes \(\[8, 8\] and \[4, 4\]\)"),
         ({"images": 6}, "measured on different numbers of images"),
-        ({"metric": "max_f"}, "measured by different metrics"),
+        ({"metric": "max_f"}, "measured by max_f on 'seg', and miou is compared; measure it again"),
     ],
 )
 def test_unlike_runs_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -193,6 +193,55 @@ def test_different_training_is_told(tmp_path: Path) -> None:
         run_of(tmp_path, Method.SHARED, 0, (0.4, 2.0), train=longer),
     ]
     assert compare_runs(runs).notes == ("trained differently: steps is 150 in 001-single, 9 in 002-shared",)
+
+
+def test_searches_that_differ_in_more_than_the_seed_are_apart(tmp_path: Path) -> None:
+    quick = PRESETS[Preset.QUICK].search
+    sampled = quick.model_copy(update={"estimator": Estimator.SAMPLED, "weight_steps": 30})
+    runs = [
+        run_of(tmp_path, Method.BRANCHED, 0, (0.5, 1.0)),
+        run_of(tmp_path, Method.BRANCHED, 1, (0.3, 1.0), search=sampled),
+        run_of(tmp_path, Method.BRANCHED, 2, (0.7, 1.0)),
+    ]
+    rows = {row.label: row for row in compare_runs(runs).rows}
+    first, second = (
+        "branched (weight steps 18, estimator soft)",
+        "branched (weight steps 30, estimator sampled)",
+    )
+    assert {label: row.seeds for label, row in rows.items()} == {first: (0, 2), second: (1,)}
+    miou = rows[first].metrics["seg"]["miou"]
+    assert miou is not None
+    assert miou.mean == pytest.approx(0.6)
+    # What a search was like is nothing to a baseline.
+    shared = [run_of(tmp_path, Method.SHARED, s, (0.5, 1.0), search=q) for s, q in enumerate((quick, sampled))]
+    assert [(row.label, row.seeds) for row in compare_runs(shared).rows] == [("shared", (0, 1))]
+
+
+def bench(run: Run, device: str, milliseconds: float) -> None:
+    result = {"network": "found", "runtime": "onnxruntime 1", "provider": "cpu", "samples": 9}
+    timed = {"median_ms": milliseconds, "p90_ms": milliseconds, "spread": 0.1}
+    content = {"schema_version": 1, "device": {"cpu": device}, "threads": 1, "results": [{**result, **timed}]}
+    write_json(run.path / "bench.json", content)
+
+
+def test_latencies_of_one_device_are_averaged_and_of_two_left_out(two_seeds: list[Run]) -> None:
+    bench(two_seeds[0], "board", 10.0)
+    bench(two_seeds[2], "board", 14.0)
+    comparison = compare_runs(two_seeds)
+    assert comparison.rows[1].latency_ms == Spread(12.0, pytest.approx(4 / math.sqrt(2)))
+    bench(two_seeds[2], "desktop", 1.0)
+    comparison = compare_runs(two_seeds)
+    assert comparison.rows[1].latency_ms is None
+    assert comparison.notes == (
+        "latencies of 001-vanilla and 003-vanilla come from different devices, providers or numbers of threads and are left out",
+    )
+
+
+def test_of_two_equal_networks_the_one_with_a_latency_is_shown(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path, Method.SHARED, 0, (0.5, 1.0)) for _ in range(2)]
+    bench(runs[1], "board", 5.0)
+    (row,) = compare_runs(runs).rows
+    assert row.latency_ms == Spread(5.0, None)
 
 
 def test_nothing_measured_says_what_to_do(tmp_path: Path) -> None:

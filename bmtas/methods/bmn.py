@@ -34,6 +34,7 @@ from costs.partitions import Grouping
 
 IMAGES = 100
 """Features of so many training images are compared, spread evenly over the split."""
+_COLUMNS = 1 << 16
 _FEATURE_BYTES = 1 << 30
 """Features kept at a time; layers beyond are computed in further passes."""
 
@@ -143,12 +144,16 @@ def dissimilarity(features: npt.NDArray[np.floating]) -> Floats:
 
     Features that are the same everywhere in an image correlate with nothing. Source: Vandenhende et al., BMVC 2020.
     """
-    varies = features.max(axis=1, keepdims=True) > features.min(axis=1, keepdims=True)
+    varies = features.max(axis=1) > features.min(axis=1)
+    mean = features.mean(axis=1, keepdims=True, dtype=np.float64)
+    products = np.zeros((len(features), len(features)))
+    for start in range(0, features.shape[1], _COLUMNS):  # a copy of all features would take as much memory again
+        centred = features[:, start : start + _COLUMNS] - mean
+        products += centred @ centred.T
     # Where all are equal, what their rounded mean leaves of them is no direction.
-    centred = np.where(varies, features - features.mean(axis=1, keepdims=True), 0.0)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit = centred / np.where(length > 0, length, 1.0)
-    correlation = (unit @ unit.T).astype(np.float64)
+    length = np.where(varies, np.sqrt(products.diagonal()), 0.0)
+    scale = np.outer(length, length)
+    correlation = np.where(scale > 0, products / np.where(scale > 0, scale, 1.0), 0.0)
     return 1.0 - correlation[np.triu_indices(len(features), k=1)]
 
 

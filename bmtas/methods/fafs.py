@@ -14,6 +14,7 @@ to, the costliest one within the budgets is taken.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -89,6 +90,12 @@ class FafsFinder:
         network = load_network(config, run.architecture(SHARED), run.network(SHARED) / "weights.pt")
         loader = Loader(open_run_dataset(run), "train", tasks, config.train_size)
         losses = sample_losses(network.to(self._how.parallel.device), loader, tasks, progress)
+        for one, other in itertools.combinations(range(len(tasks)), 2):
+            if not np.isfinite(losses[:, [one, other]]).all(axis=1).any():
+                progress.note(
+                    f"no image has labels of both {tasks[one].name} and {tasks[other].name}: their affinity is unknown, and taken as that "
+                    "of chance, 0.5"
+                )
         return affinities(losses)
 
 

@@ -57,7 +57,9 @@ class FixedFinder:
             details["share_of_budget"] = share
         else:
             reference = Architecture.from_json(config.reference or {}, "the reference")
-            tree = permuted_tree(reference.task_indices, config.seed)
+            # By name, because the order of tasks may be another one there.
+            indices = [[[names.index(t) for t in block] for block in grouping] for grouping in reference.groupings]
+            tree = permuted_tree(indices, config.seed)
             _require_within(tree, table, budgets)
         return Found(named(self._plan, tree), details)
 

@@ -119,6 +119,14 @@ def test_permuted_trees_are_other_trees_of_the_same_form() -> None:
     assert len({architecture.groupings for architecture in trees}) > 2
 
 
+def test_the_reference_may_name_its_tasks_in_another_order() -> None:
+    turned = Architecture(backbone="tiny", tasks=NAMES[::-1], groupings=UNEVEN.groupings)
+    original = [{frozenset(block) for block in grouping} for grouping in UNEVEN.groupings]
+    for seed in range(12):
+        groupings = found("permuted", reference=turned, seed=seed).architecture.groupings
+        assert [{frozenset(block) for block in grouping} for grouping in groupings] != original
+
+
 def test_permuting_keeps_the_budget_that_is_given_and_needs_none() -> None:
     cost = madds(UNEVEN)
     assert planned("permuted", reference=UNEVEN).config.budgets == []
