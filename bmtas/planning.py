@@ -31,6 +31,20 @@ from costs.splits import MOST_DECODED_TASKS
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity, parse_budget
 
+_OF_A_SEARCH = {
+    "warmup_steps": "--warmup-steps",
+    "weight_steps": "--search-steps",
+    "learning_rate": "--search-learning-rate",
+    "estimator": "--estimator",
+    "activation_checkpointing": "--activation-checkpointing",
+    "resource_term": "--resource-weight or --no-resource-term",
+    "cost_estimate": "--cost-estimate",
+}
+"""Settings that only the search under a budget has, with their options."""
+_OF_BOTH = {"batch_size": "--batch-size", "accumulate": "--accumulate", "precision": "--precision"}
+_SEARCH_OPTIONS = {**_OF_A_SEARCH, **_OF_BOTH, "resource_weight": "--resource-weight"}
+_TRAIN_OPTIONS = {**_OF_BOTH, "steps": "--train-steps", "learning_rate": "--train-learning-rate"}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -86,7 +100,7 @@ def plan_search(request: Request) -> Plan:
     table = build_table(backbone, tasks, size)
     if own is not None:
         table = join_tables(table, own, str(request.table))
-    search = _overridden(preset.search, request.search_overrides)
+    search = _overridden(preset.search, request.search_overrides, _SEARCH_OPTIONS)
     budgets, notes = _budgets(asked, table, request.method, search.resource_term)
     if request.decode is Decode.ARGMAX and budgets:
         raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
@@ -104,7 +118,7 @@ def plan_search(request: Request) -> Plan:
             f"training and metrics at {_text(train_size)}, search at {_text(search_size)}; costs, export and latency are those "
             f"of the deployed size {_text(size)}"
         )
-    train = _overridden(preset.train, request.train_overrides)
+    train = _overridden(preset.train, request.train_overrides, _TRAIN_OPTIONS)
     for settings in (search, train):
         check_shares(settings.batch_size, settings.accumulate, processes())
     config = RunConfig(
@@ -129,16 +143,16 @@ def plan_search(request: Request) -> Plan:
     return Plan(config, table, tuple(budgets), dataset, tuple(notes))
 
 
-def _overridden(settings: Any, overrides: dict[str, Any] | None) -> Any:
-    """Return `settings` with some fields replaced, checked again."""
+def _overridden(settings: Any, overrides: dict[str, Any] | None, options: dict[str, str]) -> Any:
+    """Return `settings` with some fields replaced, checked again. Raises UsageError naming the `options` of the fields."""
     chosen = {k: v for k, v in (overrides or {}).items() if v is not None}
     try:
         return type(settings).model_validate({**settings.model_dump(), **chosen})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))} {e['input']!r}: {e['msg'].lower()}" for e in error.errors()
-        )
-        raise UsageError(f"settings of the run: {problems}") from None
+        found = [(".".join(map(str, e["loc"])), e) for e in error.errors()]
+        raise UsageError(
+            "; ".join(f"{options.get(name, name)} {e['input']!r}: {e['msg'].lower()}" for name, e in found)
+        ) from None
 
 
 def _smaller(size: tuple[int, int], pixels: int | None, scale: float = 1.0) -> tuple[int, int]:
@@ -211,18 +225,6 @@ def _check_together(table: CostTable, budgets: Sequence[Budget]) -> None:
                 f"a network within the others has {format_quantity(within.cost[budget.resource], budget.resource)}"
             )
     raise BudgetError("; ".join([reason, *left]))
-
-
-_OF_A_SEARCH = {
-    "warmup_steps": "--warmup-steps",
-    "weight_steps": "--search-steps",
-    "learning_rate": "--search-learning-rate",
-    "estimator": "--estimator",
-    "activation_checkpointing": "--activation-checkpointing",
-    "resource_term": "--resource-weight or --no-resource-term",
-    "cost_estimate": "--cost-estimate",
-}
-"""Settings that only the search under a budget has, with their options."""
 
 
 def _check_method(request: Request, tasks: list[str]) -> None:
