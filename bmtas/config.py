@@ -141,13 +141,18 @@ _SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 
 class PresetSettings(_Settings):
-    """`search_pixels` and `train_pixels` bound height x width of the images there; None keeps the deployed size."""
+    """`search_pixels` and `train_pixels` bound height x width of the images there; None keeps the deployed size.
+
+    With `whole_passes` a cycle of the search is one pass over the images for the architecture parameters and one over those
+    for the weights, whatever their number; the settings hold what that is for PASCAL-Context.
+    """
 
     search: SearchSettings
     train: TrainSettings
     search_pixels: int | None
     train_pixels: int | None
     search_scale: float = 1.0
+    whole_passes: bool = False
     weights: str
 
 
@@ -195,8 +200,8 @@ PRESETS: dict[Preset, PresetSettings] = {
         search_scale=0.5,
         weights="imagenet",
     ),
-    # Appendix A, PASCAL-Context with MobileNetV2. A cycle is one pass over the 20 % and one over the 80 % of its 4998
-    # images: 62 and 249 batches of 16.
+    # Appendix A, PASCAL-Context with MobileNetV2: 62 and 249 batches of 16 are one pass over the 20 % and the 80 % of its
+    # 4998 images.
     Preset.PAPER: PresetSettings(
         search=SearchSettings(
             batch_size=16,
@@ -211,6 +216,7 @@ PRESETS: dict[Preset, PresetSettings] = {
         search_pixels=None,
         train_pixels=None,
         search_scale=0.5,
+        whole_passes=True,
         weights="imagenet",
     ),
 }

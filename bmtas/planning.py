@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from bmtas.architecture import Architecture
-from bmtas.config import PRESETS, Decode, Method, Preset, ResourceTermKind, RunConfig, reduced_size
+from bmtas.config import PRESETS, Decode, Method, Preset, ResourceTermKind, RunConfig, SearchSettings, reduced_size
+from bmtas.data.batches import split_indices
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import canonical, open_with_tasks
 from bmtas.errors import BudgetError, UsageError
@@ -101,6 +102,8 @@ def plan_search(request: Request) -> Plan:
     if own is not None:
         table = join_tables(table, own, str(request.table))
     search = _overridden(preset.search, request.search_overrides, _SEARCH_OPTIONS)
+    if preset.whole_passes:
+        search = _whole_passes(search, len(dataset.ids("train")), request.seed)
     budgets, notes = _budgets(asked, table, request.method, search.resource_term)
     if request.decode is Decode.ARGMAX and budgets:
         raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
@@ -153,6 +156,12 @@ def _overridden(settings: Any, overrides: dict[str, Any] | None, options: dict[s
         raise UsageError(
             "; ".join(f"{options.get(name, name)} {e['input']!r}: {e['msg'].lower()}" for name, e in found)
         ) from None
+
+
+def _whole_passes(search: SearchSettings, images: int, seed: int) -> SearchSettings:
+    """Return the settings with cycles of one pass over both parts of `images` training images (paper, appendix A)."""
+    arch, weights = (max(1, len(part) // search.batch_size) for part in split_indices(images, search.arch_share, seed))
+    return search.model_copy(update={"arch_steps_per_cycle": arch, "weight_steps_per_cycle": weights})
 
 
 def _smaller(size: tuple[int, int], pixels: int | None, scale: float = 1.0) -> tuple[int, int]:

@@ -1,0 +1,42 @@
+"""What a plan makes of presets and options."""
+
+from __future__ import annotations
+
+import pytest
+
+from bmtas.config import PRESETS, Preset
+from bmtas.errors import UsageError
+from bmtas.planning import Request, _whole_passes, plan_search
+
+
+def test_a_cycle_of_the_paper_is_one_pass_over_both_parts() -> None:
+    settings = PRESETS[Preset.PAPER].search
+    # PASCAL-Context: 20 % of 4998 images are 1000 (999.6, rounded), 62 batches of 16; 3998 others are 249.
+    assert _whole_passes(settings, 4998, 0) == settings
+    # NYUD-v2 in batches of 8: 159 of 795 images are 19 of them, the other 636 are 79.
+    nyud = _whole_passes(settings.model_copy(update={"batch_size": 8}), 795, 0)
+    assert (nyud.arch_steps_per_cycle, nyud.weight_steps_per_cycle) == (19, 79)
+    few = _whole_passes(settings, 10, 0)
+    assert (few.arch_steps_per_cycle, few.weight_steps_per_cycle) == (1, 1)
+
+
+def test_the_preset_decides_whether_cycles_are_passes() -> None:
+    common = {"data": "planted", "backbone": "tiny", "weights": "none", "budgets": ("4MMAdds",)}
+    paper = plan_search(Request(**common, preset=Preset.PAPER))
+    images = len(paper.dataset.ids("train"))
+    assert paper.config.search.weight_steps_per_cycle == round(0.8 * images) // 16
+    assert plan_search(Request(**common)).config.search.weight_steps_per_cycle == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"search_overrides": {"weight_steps": 0}}, r"--search-steps 0: input should be greater than or equal to 1"),
+        ({"search_overrides": {"learning_rate": -1.0}}, r"--search-learning-rate -1\.0"),
+        ({"train_overrides": {"learning_rate": -1.0}}, r"--train-learning-rate -1\.0"),
+        ({"train_overrides": {"precision": "fp8"}}, r"--precision 'fp8': input should be 'fp32' or 'bf16'"),
+    ],
+)
+def test_messages_name_the_options(overrides: dict[str, dict[str, object]], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_search(Request(data="planted", backbone="tiny", budgets=("4MMAdds",), **overrides))
