@@ -38,6 +38,13 @@ def check_command(
         Optional[str],  # noqa: UP045 -- typer reads it on 3.10
         typer.Option("--sample", help="Id of the image to draw; one with as many labels as can be if left out."),
     ] = None,
+    tasks: Annotated[
+        Optional[str],  # noqa: UP045 -- typer reads it on 3.10
+        typer.Option(
+            "--tasks",
+            help="Tasks whose labels are read, with commas; the data set's default ones, or all, if left out.",
+        ),
+    ] = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -47,19 +54,20 @@ def check_command(
 
     Example: bmtas data check ~/data/cityscapes --picture look.png
     """
-    from bmtas.data.report import SAMPLED, inspect, place_of
+    from bmtas.data.report import SAMPLED, inspect, place_of, read_tasks
     from bmtas.data.source import open_dataset
     from cli.console import ShownProgress, emit_json, out
 
     dataset = open_dataset(data)
-    target = _picture_file(dataset, picture)
+    names = read_tasks(dataset, [name.strip() for name in tasks.split(",")] if tasks is not None else None)
+    target = _picture_file(dataset, picture, data)
     if json not in (None, "-"):
-        _refuse_inside(dataset, Path(str(json)), "--json")
+        _refuse_inside(dataset, Path(str(json)), "--json", data)
     if sample is not None:
         place_of(dataset, sample)  # an unknown id is told before anything is read
     with ShownProgress(quiet=quiet) as progress:
-        report = inspect(dataset, per_split=None if everything else SAMPLED, progress=progress)
-    drawn, told = _draw(dataset, sample, target)
+        report = inspect(dataset, tasks=names, per_split=None if everything else SAMPLED, progress=progress)
+    drawn, told = _draw(dataset, sample, names, target)
     if json is not None:
         emit_json({**report.to_json(), "picture": drawn}, json)
     if json != "-":
@@ -69,27 +77,29 @@ def check_command(
         raise typer.Exit(2)
 
 
-def _picture_file(dataset: Any, picture: Path | None) -> Path | None:
+def _picture_file(dataset: Any, picture: Path | None, given: str) -> Path | None:
     """Return where to draw; None if nothing was named and the current folder is the data's. Raises UsageError."""
     from bmtas.data.report import holds
 
     if picture is None:
-        return None if holds(dataset, DEFAULT_PICTURE) else DEFAULT_PICTURE
-    _refuse_inside(dataset, picture, "--picture")
+        return None if holds(dataset, DEFAULT_PICTURE, given) else DEFAULT_PICTURE
+    _refuse_inside(dataset, picture, "--picture", given)
     return picture
 
 
-def _refuse_inside(dataset: Any, path: Path, option: str) -> None:
+def _refuse_inside(dataset: Any, path: Path, option: str, given: str) -> None:
     from bmtas.data.report import holds
     from bmtas.errors import UsageError
 
-    if holds(dataset, path):
+    if holds(dataset, path, given):
         raise UsageError(
             f"{option} {path} lies in the folder of the data, into which nothing is written; name a file elsewhere"
         )
 
 
-def _draw(dataset: Any, sample_id: str | None, target: Path | None) -> tuple[dict[str, Any] | None, str]:
+def _draw(
+    dataset: Any, sample_id: str | None, names: list[str], target: Path | None
+) -> tuple[dict[str, Any] | None, str]:
     """Draw a sample; return what JSON says of it, and what people are told."""
     from bmtas.data.report import pick_sample
     from bmtas.data.sample_picture import draw_sample
@@ -98,7 +108,7 @@ def _draw(dataset: Any, sample_id: str | None, target: Path | None) -> tuple[dic
     if target is None:
         return None, "no picture: the current folder is the data's; name a file elsewhere by --picture"
     try:
-        sample = pick_sample(dataset, sample_id)
+        sample = pick_sample(dataset, sample_id, names)
     except UsageError as error:
         return None, f"no picture: {error}"
     panels = draw_sample(sample, dataset.tasks, target)
@@ -127,6 +137,10 @@ def show_report(report: Any, console: Any) -> None:
     say(f"size to work at: {report.size[0]} high, {report.size[1]} wide")
     console.print(_splits_view(report))
     console.print(_tasks_view(report))
+    left_out = [entry.task.name for entry in report.tasks if entry.left_out]
+    if left_out:
+        which = ", ".join(left_out) if len(left_out) <= SHOWN else f"{len(left_out)} of {len(report.tasks)} tasks"
+        say(f"left out unless named by --tasks: {which}")
     total = sum(split.images for split in report.splits)
     if report.missing:
         say(missing_files(report.missing), "red")
@@ -137,6 +151,8 @@ def show_report(report: Any, console: Any) -> None:
             say(f"- {problem.message}{more}", "red")
         if len(report.problems) > SHOWN:
             say(f"... and {len(report.problems) - SHOWN} more kinds of problems", "red")
+    elif report.missing:
+        say(f"{report.read} of {total} images looked at: nothing wrong in the files that are there")
     else:
         say(f"{report.read} of {total} images read with their labels: nothing wrong in them", "green")
 
@@ -167,5 +183,6 @@ def _tasks_view(report: Any) -> Any:
     for entry in report.tasks:
         task = entry.task
         classes = str(len(task.classes)) if task.has_classes else ""
-        view.add_row(escape(task.name), task.kind.value, classes, str(entry.labels), str(entry.images))
+        style = "dim" if entry.left_out else None
+        view.add_row(escape(task.name), task.kind.value, classes, str(entry.labels), str(entry.images), style=style)
     return view

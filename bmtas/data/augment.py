@@ -15,11 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmtas.data.protocol import Sample
+from bmtas.data.protocol import GREY, Sample
 from bmtas.tasks import Task, TaskKind, invalid_value
 from bmtas.torchvision_remedy import import_torchvision
-
-_GREY = 127  # what stands outside the image: the middle of the intensity range
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def augment(sample: Sample, tasks: tuple[Task, ...], augmentation: Augmentation,
     scale = float(rng.choice(augmentation.scales))
     offset = rng.random(2)
     mirror = augmentation.flip and rng.random() < 0.5
-    image = _moved(_planes(sample.image), scale, offset, mirror=mirror, fill=_GREY, smooth=True)
+    image = _moved(_planes(sample.image), scale, offset, mirror=mirror, fill=GREY, smooth=True)
     kinds = {task.name: task.kind for task in tasks}
     labels = {name: _label(label, kinds[name], scale, offset, mirror=mirror) for name, label in sample.labels.items()}
     return Sample(sample.id, _array(image), labels)

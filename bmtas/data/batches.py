@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from bmtas.data.augment import Augmentation, augment
+from bmtas.data.chosen import require_labelled, spread
 from bmtas.data.protocol import Dataset, Sample
-from bmtas.errors import BmtasError, LostDataError, UsageError
+from bmtas.errors import LostDataError, UsageError
 from bmtas.tasks import IGNORE, Task, TaskKind
 
 _CACHE_BYTES = 1 << 30  # decoded samples up to this size stay in memory
@@ -95,11 +96,16 @@ def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
 
 
 class Loader:
-    """Loads samples of one split at one size, keeping as many decoded ones in memory as fit the cache."""
+    """Loads samples of one split at one size, keeping as many decoded ones in memory as fit the cache.
+
+    Images that can have no label of the tasks are left out: indices go from 0 to below `count`, over the others.
+    """
 
     def __init__(self, dataset: Dataset, split: str, tasks: Sequence[Task], size: tuple[int, int]) -> None:
+        """Raises UsageError if no image of the split has a label of the tasks."""
         self.dataset, self.split, self.tasks, self.size = dataset, split, tuple(tasks), size
-        self.count = len(dataset.ids(split))
+        self._places = require_labelled(dataset, split, [task.name for task in self.tasks])
+        self.count = len(self._places)
         self._cache: dict[int, Sample] = {}
         self._room = _CACHE_BYTES
         self._bookkeeping = threading.Lock()
@@ -109,7 +115,7 @@ class Loader:
         sample = self._cache.get(index)
         if sample is None:
             names = [task.name for task in self.tasks]
-            sample = self.dataset.load(self.split, index, size=self.size, tasks=names)
+            sample = self.dataset.load(self.split, self._places[index], size=self.size, tasks=names)
             size = sample.image.nbytes + sum(label.nbytes for label in sample.labels.values())
             with self._bookkeeping:
                 if size <= self._room and index not in self._cache:
@@ -122,10 +128,11 @@ class Loader:
         return collate([self[i] for i in indices], self.tasks)
 
     def in_order(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-        """Yield the samples in their own order, unaugmented; at most `limit` of them."""
-        count = self.count if limit is None else min(limit, self.count)
-        for start in range(0, count, batch_size):
-            yield self.batch(range(start, min(start + batch_size, count)))
+        """Yield the samples in their own order, unaugmented; at most `limit` of them, evenly spread over all."""
+        # The first ones would be those of a few classes or places where the list is sorted by them.
+        chosen = spread(self.count, limit)
+        for start in range(0, len(chosen), batch_size):
+            yield self.batch(chosen[start : start + batch_size])
 
 
 class Batches:
@@ -179,7 +186,7 @@ class Batches:
         futures = self._ahead.pop(iteration)
         try:
             samples = [future.result() for future in futures]
-        except BmtasError as error:
+        except UsageError as error:
             raise LostDataError(str(error)) from error
         self.waited_s += time.perf_counter() - start
         return collate(samples, self.loader.tasks)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bmtas.data.chosen import labelled, require_labelled, splits_of, spread
 from bmtas.data.downloads.base import Download
 from bmtas.data.folder import FolderDataset
 from bmtas.data.protocol import Dataset
@@ -26,12 +28,17 @@ def check_labels(dataset: Dataset, tasks: Sequence[Task], progress: Progress) ->
     """Load the images of a folder with the labels of `tasks`. Raises UsageError listing what is missing or wrong.
 
     Of people's own images all are read; of a downloaded data set, which others have read before, a sample: 50 of each
-    split. Data that were checked before and have not changed are not read again; generated data need no check.
+    split that have a label of `tasks`; `train` and `val` must hold some. Data that were checked before and have not changed
+    are not read again; generated data need no check.
     """
     if not isinstance(dataset, (FolderDataset, Download)):
         return
     names = [task.name for task in tasks]
-    mark = cache_folder() / "checked" / f"{dataset.fingerprint()}-{'+'.join(names)}"
+    for split in ("train", "val"):
+        require_labelled(dataset, split, names)
+    # A file's name has no room for those of fifty tasks.
+    chosen = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    mark = cache_folder() / "checked" / f"{dataset.fingerprint()}-{chosen}"
     if mark.exists():
         progress.note(_counts(dataset, names))
         return
@@ -41,7 +48,7 @@ def check_labels(dataset: Dataset, tasks: Sequence[Task], progress: Progress) ->
         missing = dataset.missing(names)
         if missing:
             raise UsageError(f"{dataset.name}: {missing_files(missing)}")
-    progress.start("check data", count_checked(dataset, limit))
+    progress.start("check data", len(to_check(dataset, names, limit)))
     problems = list(check(dataset, tasks=names, limit=limit, tick=progress.advance))
     if problems:
         raise UsageError(f"{dataset.name}: {len(problems)} problems in images and labels:\n{_by_cause(problems)}")
@@ -78,34 +85,36 @@ def _by_cause(problems: Sequence[str]) -> str:
 
 
 def _counts(dataset: FolderDataset | Download, names: Sequence[str]) -> str:
-    """Return how many images each split has, and which tasks lack labels for some of them."""
-    sizes = ", ".join(f"{len(dataset.ids(split))} {split}" for split in dataset.splits)
-    total = sum(len(dataset.ids(split)) for split in dataset.splits)
-    labelled = {name: dataset.label_count(name) for name in names}
-    few = {name: n for name, n in labelled.items() if n < total}
+    """Return how many images of each split are used, and which tasks lack labels for some of them."""
+    used = {split: len(labelled(dataset, split, names)) for split in dataset.splits}
+    sizes = ", ".join(f"{count} {split}" for split, count in used.items())
+    total = sum(used.values())
+    others = sum(len(dataset.ids(split)) for split in dataset.splits) - total
+    counts = {name: dataset.label_count(name) for name in names}
+    few = {name: n for name, n in counts.items() if n < total}
     lacking = [f"{name} has labels for {n} of {total}" for name, n in few.items()]
     if len(few) > SHOWN:
         lacking = [f"{len(few)} tasks have labels for {min(few.values())} to {max(few.values())} of {total}"]
     # In people's own folders this is often a mistake, in a download it is how the data set is made.
     doubt = ": is a suffix or a folder wrong?" if isinstance(dataset, FolderDataset) else ""
+    if others:
+        lacking.append(f"{others} more have no label of these tasks and are left out")
     return f"images: {sizes}" + (f"; {'; '.join(lacking)}{doubt}" if lacking else "; all labelled")
 
 
-def splits_of(dataset: Dataset) -> tuple[str, ...]:
-    """Return the names of the splits of a data set; generated ones have `train` and `val`."""
-    return tuple(getattr(dataset, "splits", ("train", "val")))
+def to_check(dataset: Dataset, tasks: Sequence[str], limit: int | None) -> list[tuple[str, int]]:
+    """Return the split and the index of each image that `check` reads.
 
-
-def spread(count: int, limit: int | None) -> Sequence[int]:
-    """Return at most `limit` of `count` indices, evenly spread; all of them for None."""
-    if limit is None or limit >= count:
-        return range(count)
-    return [(2 * i + 1) * count // (2 * limit) for i in range(limit)]
-
-
-def count_checked(dataset: Dataset, limit: int | None) -> int:
-    """Return how many images `check` reads with this `limit`."""
-    return sum(len(spread(len(dataset.ids(split)), limit)) for split in splits_of(dataset))
+    At most `limit` of each split, spread evenly over the images with a label of `tasks`; for None all of the split.
+    """
+    jobs: list[tuple[str, int]] = []
+    for split in splits_of(dataset):
+        if limit is None:
+            jobs += [(split, index) for index in range(len(dataset.ids(split)))]
+        else:
+            indices = labelled(dataset, split, tasks)
+            jobs += [(split, indices[i]) for i in spread(len(indices), limit)]
+    return jobs
 
 
 def check(
@@ -117,11 +126,11 @@ def check(
 ) -> Iterator[str]:
     """Load images with their labels and yield each problem as one message; do not stop at the first.
 
-    `tasks` names the labels that are read (None: all), `limit` bounds the images per split (spread evenly over it; None:
-    all); `tick` is called after each image.
+    `tasks` names the labels that are read (None: all); `limit` and `tasks` choose the images as `to_check` does; `tick` is
+    called after each image. Files of a download that are not there are no problem here: `Download.missing` tells them.
     """
     names = [task.name for task in dataset.tasks] if tasks is None else list(tasks)
-    jobs = [(split, index) for split in splits_of(dataset) for index in spread(len(dataset.ids(split)), limit)]
+    jobs = to_check(dataset, names, limit)
     with ThreadPoolExecutor(max_workers=2) as pool:  # decoding releases the interpreter for most of its time
         for found in pool.map(lambda job: _problems(dataset, job[0], job[1], names), jobs):
             yield from found
@@ -134,7 +143,9 @@ def _problems(dataset: Dataset, split: str, index: int, names: Sequence[str]) ->
         return []
     # Task by task: a load stops at its first problem; a broken image breaks all: say it once.
     found = (_problem(dataset, split, index, tasks) for tasks in ([], *([name] for name in names)))
-    return list(dict.fromkeys(problem for problem in found if problem is not None))
+    problems = dict.fromkeys(problem for problem in found if problem is not None)
+    absent = dataset.missing_of(split, index, names) if isinstance(dataset, Download) else []
+    return [problem for problem in problems if not any(str(path) in problem for path in absent)]
 
 
 def _problem(dataset: Dataset, split: str, index: int, tasks: Sequence[str]) -> str | None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bmtas.data.labels import image_size, read_csv, read_image, read_label, resize_nearest
-from bmtas.data.manifest import IMAGE_SUFFIXES, Manifest, TaskSpec, read_manifest
+from bmtas.data.folder_splits import read_splits, some
+from bmtas.data.labels import read_csv, read_label, resize_nearest
+from bmtas.data.manifest import Manifest, TaskSpec, read_manifest
 from bmtas.data.protocol import Sample
+from bmtas.data.stored import image_size, read_image
 from bmtas.errors import UsageError, nearest
 from bmtas.tasks import Task
 
@@ -51,7 +52,7 @@ class FolderDataset:
                 f"{manifest.where('images', 'folder')}: no file in {self._image_folder} ends in "
                 f"{', '.join(spec.images.suffixes)}; correct 'folder' or 'suffix'"
             )
-        self._splits = _read_splits(manifest, self._images)
+        self._splits = read_splits(manifest, self._images)
         self._labels = {name: _find_labels(manifest, name, task) for name, task in spec.tasks.items()}
         self._check_labels()
         self._size = spec.size or image_size(self._image_path(self._splits["train"][0]))
@@ -79,6 +80,20 @@ class FolderDataset:
     def label_count(self, task: str) -> int:
         """Return how many of the images in the splits have a label of `task`."""
         return sum(i in self._labels[task] for ids in self._splits.values() for i in ids)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the data: that of the manifest, its `root`, and those of images and labels."""
+        spec, root = self.manifest.spec, self.manifest.root
+        named = [spec.images.folder, *(task.folder for task in spec.tasks.values() if task.folder is not None)]
+        return (self.manifest.path.parent, root, *(root / Path(name).expanduser() for name in named))
+
+    def labelled(self, split: str, tasks: Sequence[str]) -> list[int]:
+        """Return the indices in `split` of the images that have a label of one of `tasks`. Raises UsageError for unknown names."""
+        for name in tasks:
+            if name not in self._labels:
+                raise UsageError(f"unknown task {name!r}; {nearest(name, self._labels)}")
+        return [n for n, i in enumerate(self.ids(split)) if any(i in self._labels[name] for name in tasks)]
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Return the ids of `split`, in the order of its list. Raises UsageError for an unknown split."""
@@ -159,7 +174,7 @@ class FolderDataset:
                 where = self.manifest.where("tasks", name, "folder" if spec.folder else "file")
                 raise UsageError(
                     f"{where}: {spec.folder or spec.file} holds no label for any image of the split 'train': "
-                    f"no {what} for {_some(self._splits['train'])}; correct the place, 'suffix' or "
+                    f"no {what} for {some(self._splits['train'])}; correct the place, 'suffix' or "
                     "'encoding', or remove the task"
                 )
         for split, ids in self._splits.items():
@@ -167,7 +182,7 @@ class FolderDataset:
             if bare:
                 raise UsageError(
                     f"{self.manifest.where('splits', split)}: {len(bare)} of {len(ids)} images have no label "
-                    f"of any task: {_some(bare)}; add their labels or drop their ids"
+                    f"of any task: {some(bare)}; add their labels or drop their ids"
                 )
 
 
@@ -197,100 +212,6 @@ def _find_labels(manifest: Manifest, name: str, spec: TaskSpec) -> Mapping[str, 
         return read_csv(manifest.resolve(spec.file, "tasks", name, "file", folder=False), name, spec.classes)
     folder = manifest.resolve(spec.folder or "", "tasks", name, "folder", folder=True)
     return {key: folder / path for key, path in _index(folder, spec.suffixes).items()}
-
-
-def _read_splits(manifest: Manifest, images: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return the ids of each split. Raises UsageError on unknown, repeated or shared ids and empty splits."""
-    splits = dict(manifest.spec.splits)
-    if "train" not in splits:
-        splits["train"] = 0.0  # the rest; read_manifest has checked that another split is a fraction
-    listed = {
-        split: _read_list(manifest, split, value, images)
-        for split, value in splits.items()
-        if not isinstance(value, float)
-    }
-    named = {i for ids in listed.values() for i in ids}
-    free = [i for i in images if i not in named]
-    divided = _divide(free, {split: value for split, value in splits.items() if isinstance(value, float)})
-    result = {split: listed[split] if split in listed else divided[split] for split in splits}
-    _check_splits(manifest, result)
-    return {split: result[split] for split in sorted(result, key=lambda s: (s != "train", s != "val"))}
-
-
-def _read_list(
-    manifest: Manifest, split: str, value: str | tuple[str, ...], images: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Return the ids that a split file or an inline list names. Raises UsageError if an id has no image."""
-    where = manifest.where("splits", split)
-    if isinstance(value, str):
-        path = manifest.resolve(value, "splits", split, folder=False)
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{where}: cannot read {path}: {error}; it must be a text file in UTF-8") from None
-        value = tuple(line for line in lines if line and not line.startswith("#"))
-        where = f"{where} ({path})"
-    ids = tuple(_to_id(text, images, manifest.spec.images.suffixes) for text in value)
-    missing = [i for i in ids if i not in images]
-    if missing:
-        suffixes = ", ".join(manifest.spec.images.suffixes)
-        raise UsageError(
-            f"{where}: {len(missing)} of {len(ids)} ids have no image in {manifest.spec.images.folder!r}: "
-            f"{_some(missing)}; an id is the image's path below that folder without "
-            f"{suffixes}, such as {next(iter(images))!r}: correct the ids or add the images"
-        )
-    return ids
-
-
-def _to_id(text: str, images: Mapping[str, str], suffixes: Sequence[str]) -> str:
-    """Return the id that a line means: lists often name files, with their suffix."""
-    for suffix in (*suffixes, *IMAGE_SUFFIXES):
-        if text not in images and text.endswith(suffix) and text[: -len(suffix)] in images:
-            return text[: -len(suffix)]
-    return text
-
-
-def _divide(ids: Sequence[str], fractions: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
-    """Divide `ids` into `fractions`; 0 stands for the rest. Each part is sorted.
-
-    The ids are ranked by a hash of their own, so neither their names' order (often time) nor chance decides.
-    """
-    ranked = sorted(ids, key=lambda i: hashlib.sha256(i.encode()).digest())
-    rest = 1.0 - sum(fractions.values())
-    parts: dict[str, tuple[str, ...]] = {}
-    start, total = 0, 0.0
-    for split, fraction in fractions.items():
-        total += fraction or rest
-        stop = round(total * len(ranked))
-        parts[split] = tuple(sorted(ranked[start:stop]))
-        start = stop
-    return parts
-
-
-def _check_splits(manifest: Manifest, splits: Mapping[str, tuple[str, ...]]) -> None:
-    """Check that no split is empty and no id stands twice. Raises UsageError."""
-    owner: dict[str, str] = {}
-    for split, ids in splits.items():
-        where = manifest.where("splits", split)
-        if not ids:
-            raise UsageError(f"{where}: the split {split!r} is empty; name at least one image, or a larger fraction")
-        twice = [i for i, count in Counter(ids).items() if count > 1]
-        if twice:
-            raise UsageError(f"{where}: {len(twice)} ids stand twice: {_some(twice)}; remove the repetitions")
-        for other in splits:
-            leak = [i for i in ids if owner.get(i) == other]
-            if leak:
-                raise UsageError(
-                    f"{where}: {len(leak)} ids are in {split!r} and in {other!r}: {_some(leak)}; a result on "
-                    "images that were trained on means nothing: keep each id in one split"
-                )
-        owner |= dict.fromkeys(ids, split)
-
-
-def _some(names: Iterable[str]) -> str:
-    """Return up to three of `names` for a message, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _pixels(size: tuple[int, int]) -> str:

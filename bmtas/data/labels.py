@@ -7,49 +7,16 @@ that of the file, whatever size is asked for.
 from __future__ import annotations
 
 import csv
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bmtas.data.manifest import TaskSpec
+from bmtas.data.stored import ONE_CHANNEL, SIXTEEN_BIT, Array, described, read_raw
 from bmtas.errors import UsageError, nearest
-from bmtas.extras import require
 from bmtas.tasks import IGNORE, TaskKind
-
-Array = npt.NDArray[Any]
-
-_ONE_CHANNEL = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I")  # "I" is how some versions of Pillow open 16-bit PNG
-_EXIF_ORIENTATION = 0x0112
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image as it is shown, from its header. Raises UsageError if it is none."""
-    with _opened(path) as (_, picture):
-        width, height = picture.size
-        turned = picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5  # 5 to 8 lie on their side
-        return (width, height) if turned else (height, width)
-
-
-def read_image(path: Path, size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-    """Return an image as (H, W, 3) uint8 RGB at `size` (height, width), and its own size.
-
-    The orientation that a camera noted is applied; resampling is bilinear and antialiased, as Pillow does it.
-    Raises UsageError if the file is no image or is cut off.
-    """
-    with _opened(path) as (pil, picture):
-        rgb = _to_rgb(pil, require("PIL.ImageOps", "host").exif_transpose(picture))
-        own = (rgb.height, rgb.width)
-        if own != size:
-            rgb = rgb.resize((size[1], size[0]), pil.Resampling.BILINEAR)
-        return np.array(rgb, dtype=np.uint8), own
 
 
 def read_label(path: Path, name: str, spec: TaskSpec) -> Array:
@@ -102,56 +69,11 @@ def read_csv(path: Path, name: str, classes: tuple[str, ...]) -> dict[str, int]:
     return labels
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[ModuleType, Any]]:
-    """Open an image; what goes wrong while it is open is told as a UsageError that names the file."""
-    pil = require("PIL.Image", "host")
-    try:
-        with pil.open(path) as picture:
-            yield pil, picture
-    except pil.UnidentifiedImageError:
-        raise UsageError(f"{path} is not an image that Pillow can read; replace the file or drop its id") from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        pil.DecompressionBombError,
-    ) as error:
-        raise UsageError(f"cannot read the image {path}: {error}; replace the file or drop its id") from None
-
-
-def _to_rgb(pil: ModuleType, picture: Any) -> Any:
-    """Return a picture of any mode in RGB, without its transparency."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow clips these to 255 instead of scaling them: 16 bits become 8, smaller values stay.
-        values = np.asarray(picture, dtype=np.float64)
-        values = values / 257 if values.max() > 255 else values
-        picture = pil.fromarray(np.clip(np.nan_to_num(values), 0, 255).round().astype(np.uint8))
-    elif "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # straight to RGB, Pillow warns about palettes with transparency
-    return picture.convert("RGB")
-
-
-def read_raw(path: Path) -> tuple[Array, str]:
-    """Return what a label file holds, and Pillow's mode of it or `npy`."""
-    if path.suffix.lower() != ".npy":
-        with _opened(path) as (_, picture):
-            return np.array(picture), str(picture.mode)
-    try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False), "npy"
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"cannot read the array {path}: {error}; write it with numpy.save") from None
-
-
 def _decode_ids(path: Path, name: str, spec: TaskSpec, raw: Array, mode: str) -> npt.NDArray[np.uint8]:
     """Return class ids or 0 and 1, (H, W) uint8 with 255 for what is ignored."""
-    if raw.ndim != 2 or (mode != "npy" and mode not in _ONE_CHANNEL) or raw.dtype.kind not in "biu":
+    if raw.ndim != 2 or (mode != "npy" and mode not in ONE_CHANNEL) or raw.dtype.kind not in "biu":
         raise UsageError(
-            f"{path} holds {_describe(raw, mode)}; a label of task {name!r} is a single channel of whole "
+            f"{path} holds {described(raw, mode)}; a label of task {name!r} is a single channel of whole "
             "numbers: convert it, for example to an 8-bit grey PNG with the class id of each pixel (a "
             "palette PNG will do: its indices are the ids)"
         )
@@ -205,25 +127,41 @@ def _wrong_value(path: Path, name: str, spec: TaskSpec, value: int, pixels: int)
 
 def _decode_normals(path: Path, name: str, spec: TaskSpec, raw: Array, mode: str) -> npt.NDArray[np.float32]:
     """Return unit vectors x right, y down, z forward, (H, W, 3) float32; (0, 0, 0) where there is none."""
+    vectors: Array
     if spec.read_as == "npy":
         if raw.ndim != 3 or raw.shape[2] != 3 or raw.dtype.kind != "f":
             raise _wrong_encoding(path, name, spec, raw, mode, "floats of shape (height, width, 3)")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and so invalid
             vectors = raw.astype(np.float32)
-        valid = np.isfinite(vectors).all(axis=2)
+        valid = np.asarray(np.isfinite(vectors).all(axis=2))
     else:
         if mode not in ("RGB", "RGBA"):
             raise _wrong_encoding(path, name, spec, raw, mode, "an RGB image")
-        colours = raw[..., :3] if spec.read_as == "rgb" else raw[..., 2::-1]
-        vectors = colours.astype(np.float32) / np.float32(127.5) - 1
-        valid = ~((colours == 0).all(axis=2) | (colours == 255).all(axis=2))
-    normals = np.zeros(vectors.shape, dtype=np.float32)
+        vectors, valid = colour_vectors(raw[..., :3] if spec.read_as == "rgb" else raw[..., 2::-1])
+    turned = np.empty_like(vectors)
     for channel, axis in enumerate(spec.channel_axes):
         sign = -1 if axis.startswith("-") else 1
-        normals[..., "xyz".index(axis[-1])] = sign * np.where(valid, vectors[..., channel], 0)
-    length = np.linalg.norm(normals, axis=2, keepdims=True)
-    # Grey, 127 or 128 in all channels, is how 8 bits hold a zero vector (length up to 0.007): no direction.
-    return np.where(length > 0.01, normals / np.maximum(length, 0.01), 0).astype(np.float32)
+        turned[..., "xyz".index(axis[-1])] = sign * vectors[..., channel]
+    return unit_normals(turned, valid)
+
+
+def colour_vectors(
+    colours: npt.NDArray[np.uint8], off: int = 0
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return the vectors px / 127.5 - 1 of `colours` (H, W, 3), and where (H, W) they stand for a direction.
+
+    White, black and middle grey stand for none, and what is at most `off` levels away from one of them in all channels.
+    """
+    near = [np.abs(colours - level).max(axis=2) <= off for level in (0.0, 127.5, 255.0)]
+    return colours / 127.5 - 1, ~(near[0] | near[1] | near[2])
+
+
+def unit_normals(vectors: Array, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Return `vectors` (H, W, 3) at length 1, float32; (0, 0, 0) where not `valid` (H, W) or of hardly any length."""
+    kept = np.where(valid[..., None], vectors, 0).astype(np.float64)
+    length = np.linalg.norm(kept, axis=2, keepdims=True)
+    # 127 or 128 in all channels is how 8 bits hold a zero vector: length up to 0.007.
+    return np.where(length > 0.01, kept / np.maximum(length, 0.01), 0).astype(np.float32)
 
 
 def _decode_measures(path: Path, name: str, spec: TaskSpec, raw: Array, mode: str) -> npt.NDArray[np.float32]:
@@ -234,7 +172,7 @@ def _decode_measures(path: Path, name: str, spec: TaskSpec, raw: Array, mode: st
             "numbers of shape (height, width)",
         ),
         "uint8": (mode == "L", "an 8-bit grey image"),
-        "uint16": (mode in _SIXTEEN_BIT, "a 16-bit grey image"),
+        "uint16": (mode in SIXTEEN_BIT, "a 16-bit grey image"),
     }[spec.read_as]
     if not fits:
         raise _wrong_encoding(path, name, spec, raw, mode, asked)
@@ -269,19 +207,6 @@ def _align(
 
 def _wrong_encoding(path: Path, name: str, spec: TaskSpec, raw: Array, mode: str, asked: str) -> UsageError:
     return UsageError(
-        f"{path} holds {_describe(raw, mode)}; task {name!r} has encoding {spec.read_as!r}, which asks for "
+        f"{path} holds {described(raw, mode)}; task {name!r} has encoding {spec.read_as!r}, which asks for "
         f"{asked}: convert the file or correct 'encoding' in the manifest"
     )
-
-
-def _describe(raw: Array, mode: str) -> str:
-    if mode == "npy":
-        return f"an array of {raw.dtype} of shape {raw.shape}"
-    names = {
-        "1": "1-bit",
-        "L": "8-bit grey",
-        "P": "palette",
-        "RGB": "colour",
-        "RGBA": "colour with transparency",
-    }
-    return f"a {names.get(mode, '16-bit grey' if mode in _SIXTEEN_BIT else 'different')} image (mode {mode})"

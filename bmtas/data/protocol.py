@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from bmtas.tasks import Task
+
+GREY = 127
+"""What stands outside an image: the middle of the intensity range."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,14 @@ class Dataset(Protocol):
 
     def fingerprint(self) -> str:
         """Return a hash that changes when the data's definition changes; equal data give equal hashes."""
+
+
+@runtime_checkable
+class TellsLabelled(Protocol):
+    """What a data set whose images lack labels may have besides: which images have any, without reading pixels."""
+
+    def labelled(self, split: str, tasks: Sequence[str]) -> Sequence[int]:
+        """Return the indices in `split`, ascending, of the images that can have a label of one of `tasks`.
+
+        Raises UsageError for unknown names.
+        """

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmtas.data.check import causes, check, count_checked, splits_of, spread
+from bmtas.data.check import causes, check, to_check
+from bmtas.data.chosen import labelled, splits_of, spread
 from bmtas.data.downloads.base import Download
 from bmtas.data.folder import FolderDataset
 from bmtas.data.protocol import Dataset, Sample
 from bmtas.errors import UsageError
 from bmtas.progress import Progress, Silent
-from bmtas.tasks import Task
+from bmtas.tasks import Task, select_tasks
 
 SCHEMA_VERSION = 1
 """Schema of the JSON form."""
@@ -41,11 +43,12 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """A task, and how many of all `images` have a label of it."""
+    """A task, how many of all `images` have a label of it, and whether its labels are left out."""
 
     task: Task
     labels: int
     images: int
+    left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class DataReport:
         remarks: what a user of this variant should know.
         size: (height, width) to work at.
         splits, tasks: what is there.
-        missing: the files that should be there and are not.
-        read: how many images were read with all their labels.
+        missing: the files that should be there and are not, but for labels of tasks that are left out.
+        read: how many images were read with all their labels of the tasks that are not left out.
         problems: what was wrong in those, by cause.
     """
 
@@ -101,23 +104,45 @@ class DataReport:
             "splits": {
                 s.name: {"images": s.images, "published": s.published, "difference": s.difference} for s in self.splits
             },
-            "tasks": [{**t.task.to_json(), "labels": t.labels, "images": t.images} for t in self.tasks],
+            "tasks": [
+                {**t.task.to_json(), "labels": t.labels, "images": t.images, "left_out": t.left_out} for t in self.tasks
+            ],
             "missing": [str(path) for path in self.missing],
             "read": self.read,
             "problems": [{"message": p.message, "files": p.files} for p in self.problems],
         }
 
 
-def inspect(dataset: Dataset, *, per_split: int | None = SAMPLED, progress: Progress | None = None) -> DataReport:
-    """Return what `dataset` holds; `per_split` images of each split, spread over it, are read (None: all)."""
+def read_tasks(dataset: Dataset, names: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the tasks whose labels are read: `names`, or else the data set's default ones, or else all.
+
+    Raises UsageError for unknown names.
+    """
+    default = getattr(dataset, "default_tasks", None)
+    return [task.name for task in select_tasks(dataset.tasks, list(names or default or ()) or None)]
+
+
+def inspect(
+    dataset: Dataset,
+    *,
+    tasks: Sequence[str] | None = None,
+    per_split: int | None = SAMPLED,
+    progress: Progress | None = None,
+) -> DataReport:
+    """Return what `dataset` holds; `per_split` images of each split, spread over it, are read (None: all).
+
+    Labels are read of the tasks that `read_tasks` chooses by `tasks`. Raises UsageError for unknown names.
+    """
+    names = read_tasks(dataset, tasks)
     progress = progress or Silent()
     splits = splits_of(dataset)
     images = {split: len(dataset.ids(split)) for split in splits}
     layout = dataset.layout if isinstance(dataset, Download) else None
     expected = layout.expected if layout else {}
     total = sum(images.values())
-    progress.start("read images", count_checked(dataset, per_split))
-    problems = list(check(dataset, limit=per_split, tick=progress.advance))
+    read = len(to_check(dataset, names, per_split))
+    progress.start("read images", read)
+    problems = list(check(dataset, tasks=names, limit=per_split, tick=progress.advance))
     return DataReport(
         name=dataset.name,
         variant=_variant(dataset),
@@ -125,17 +150,25 @@ def inspect(dataset: Dataset, *, per_split: int | None = SAMPLED, progress: Prog
         remarks=layout.remarks if layout else (),
         size=dataset.size,
         splits=tuple(SplitReport(split, count, expected.get(split)) for split, count in images.items()),
-        tasks=tuple(TaskReport(task, _label_count(dataset, task.name, total), total) for task in dataset.tasks),
-        missing=tuple(dataset.missing()) if isinstance(dataset, Download) else (),
-        read=count_checked(dataset, per_split),
+        tasks=tuple(
+            TaskReport(task, _label_count(dataset, task.name, total), total, left_out=task.name not in names)
+            for task in dataset.tasks
+        ),
+        missing=tuple(dataset.missing(names)) if isinstance(dataset, Download) else (),
+        read=read,
         problems=tuple(Problem(message, count) for message, count in causes(problems)),
     )
 
 
-def holds(dataset: Dataset, path: Path) -> bool:
-    """Return whether a file `path` would lie in the folder of the data set."""
-    root = _root(dataset)
-    return root is not None and path.expanduser().resolve().is_relative_to(root.resolve())
+def holds(dataset: Dataset, path: Path, given: str | None = None) -> bool:
+    """Return whether a file `path` would lie in a folder of the data set, or in the one that the user has `given`."""
+    folders = list(dataset.folders) if isinstance(dataset, FolderDataset) else []
+    if isinstance(dataset, Download):
+        folders.append(dataset.layout.root)
+    if folders and given is not None:  # may be around the data set's own, and hold what else was downloaded with it
+        folders.append(Path(given).expanduser())
+    file = path.expanduser().resolve()
+    return any(file.is_relative_to(folder.resolve()) for folder in folders)
 
 
 def place_of(dataset: Dataset, sample_id: str) -> tuple[str, int]:
@@ -149,12 +182,13 @@ def place_of(dataset: Dataset, sample_id: str) -> tuple[str, int]:
     raise UsageError(f"{dataset.name} has no image {sample_id!r}; ids look like {close[0]!r}")
 
 
-def pick_sample(dataset: Dataset, sample_id: str | None = None) -> Sample:
+def pick_sample(dataset: Dataset, sample_id: str | None = None, tasks: Sequence[str] | None = None) -> Sample:
     """Return the image called `sample_id`, or else one with as many labels as can be, at a size fit for a picture.
 
-    Raises UsageError if there is no such image, or if none of those that were tried can be read.
+    It has labels of the tasks that `read_tasks` chooses by `tasks`. Raises UsageError if there is no such image or task, or
+    if none of the images that were tried can be read.
     """
-    names = [task.name for task in dataset.tasks]
+    names = read_tasks(dataset, tasks)
     shrink = min(1.0, _LONGEST_SIDE / max(dataset.size))
     size = (max(8, round(dataset.size[0] * shrink)), max(8, round(dataset.size[1] * shrink)))
     if sample_id is not None:
@@ -163,9 +197,10 @@ def pick_sample(dataset: Dataset, sample_id: str | None = None) -> Sample:
     best: Sample | None = None
     failure: UsageError | None = None
     for split in splits_of(dataset):
-        for index in spread(len(dataset.ids(split)), _TRIED):
+        indices = labelled(dataset, split, names)
+        for i in spread(len(indices), _TRIED):
             try:
-                sample = dataset.load(split, index, size=size, tasks=names)
+                sample = dataset.load(split, indices[i], size=size, tasks=names)
             except UsageError as error:
                 failure = error
                 continue
@@ -174,7 +209,9 @@ def pick_sample(dataset: Dataset, sample_id: str | None = None) -> Sample:
             if len(best.labels) == len(names):
                 return best
     if best is None:
-        raise failure or UsageError(f"{dataset.name} has no image; complete the download")
+        raise failure or UsageError(
+            f"{dataset.name} has no image with a label of {', '.join(names)}; complete the data"
+        )
     return best
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.data.trees_cityscapes import save, write_npy, write_raw
 from tests.data.trees_omniglot import write_omniglot
+from tests.data.trees_pascal import pascal
 from tests.data.trees_taskonomy import VIEWS, write_taskonomy
 
 
@@ -93,8 +94,8 @@ def test_missing_files_and_images(bmtas: Callable[..., Any], tmp_path: Path, her
     assert "2 files are missing; complete the download:" in text
     for path in gone:
         assert str(path) in result.out
-    assert "2 problems in 4 of 4 images:" in text
-    assert "(and 1 more files with the same problem)" in text
+    assert "4 of 4 images looked at: nothing wrong in the files that are there" in text
+    assert all(result.out.count(str(path)) == 1 for path in gone)  # not told once more as files that cannot be read
     data = json.loads(bmtas("data", "check", root, "--json", "-", "--quiet").out)
     assert data["missing"] == [str(path) for path in gone]
     assert data["splits"]["train"]["difference"] == -2972
@@ -158,6 +159,49 @@ def test_nothing_is_written_into_the_data(
     assert state(root) == before
 
 
+def test_nothing_is_written_into_the_folder_around_the_data(
+    bmtas: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = tmp_path / "around"
+    write_taskonomy(around / "data")
+    before = state(around)
+    monkeypatch.chdir(around)
+    for place in (".", around, "../around"):
+        result = bmtas("data", "check", place)
+        assert result.code == 0
+        assert "no picture: the current folder is the data's; name a file elsewhere by --picture" in result.out
+    result = bmtas("data", "check", ".", "--picture", "look.png")
+    assert result.code == 2
+    assert "--picture look.png lies in the folder of the data" in result.err
+    assert state(around) == before
+    result = bmtas("data", "check", "data")  # named by itself, what lies beside it is elsewhere
+    assert "data-check.png" in result.out
+    assert (around / "data-check.png").is_file()
+
+
+def test_tasks_that_are_left_out_are_told_and_may_be_asked_for(
+    bmtas: Callable[..., Any], tmp_path: Path, here: Path
+) -> None:
+    root = pascal(tmp_path / "PASCAL_MT", db_info=False)
+    text = words(bmtas("data", "check", root, "--quiet").out)
+    assert "4 of 4 images read with their labels: nothing wrong in them" in text
+    assert "left out unless named by --tasks: normals" in text
+    assert "- normals are left out unless they are named:" in text
+    result = bmtas("data", "check", root, "--tasks", "normals, edge", "--quiet")
+    assert result.code == 2
+    assert "4 problems in 4 of 4 images:" in words(result.out)
+    assert "copy the folder db_info there" in result.out
+    assert "left out unless named by --tasks: semseg, parts, saliency" in result.out
+    assert "no picture: " in result.out
+    result = bmtas("data", "check", root, "--tasks", "edge", "--json", "-", "--quiet")
+    data = json.loads(result.out)
+    assert (data["problems"], data["picture"]["panels"]) == ([], 2)
+    assert [task["name"] for task in data["tasks"] if not task["left_out"]] == ["edge"]
+    result = bmtas("data", "check", root, "--tasks", "edges")
+    assert (result.code, result.out) == (2, "")
+    assert "unknown task 'edges'; did you mean 'edge'" in result.err
+
+
 def test_what_is_unknown_is_refused(bmtas: Callable[..., Any], tmp_path: Path, here: Path) -> None:
     (tmp_path / "photos").mkdir()
     result = bmtas("data", "check", tmp_path / "photos")
@@ -191,5 +235,5 @@ def test_own_and_generated_data(bmtas: Callable[..., Any], tiny_data: Path, here
 def test_help(bmtas: Callable[..., Any]) -> None:
     assert "data" in bmtas("--help").out
     text = words(bmtas("data", "check", "--help").out)
-    for told in ("--all", "--picture", "--sample", "--json", "Exit code 0 if all is well, 2 if"):
+    for told in ("--all", "--tasks", "--picture", "--sample", "--json", "Exit code 0 if all is well, 2 if"):
         assert told in text

@@ -164,11 +164,57 @@ def test_samples_are_decoded_once(loader: Loader) -> None:
 
 
 def test_samples_in_their_own_order(loader: Loader) -> None:
-    assert [batch.ids for batch in loader.in_order(4, limit=6)] == [
+    assert [batch.ids for batch in loader.in_order(4)] == [
         ("train0", "train1", "train2", "train3"),
-        ("train4", "train5"),
+        ("train4", "train5", "train6", "train7"),
+        ("train8", "train9"),
     ]
     assert sum(len(batch.ids) for batch in loader.in_order(3, limit=99)) == 10
+
+
+def test_a_limit_takes_samples_from_all_over_the_split(loader: Loader) -> None:
+    """A list is often sorted by place or class, so that its first images are alike."""
+    assert [batch.ids for batch in loader.in_order(3, limit=5)] == [
+        ("train1", "train3", "train5"),
+        ("train7", "train9"),
+    ]
+    assert [batch.ids for batch in loader.in_order(4, limit=1)] == [("train5",)]
+    assert list(loader.in_order(4, limit=0)) == []
+
+
+class Alphabets(Numbers):
+    """Of whose ten images the even ones have a label of `value`, and none of `other`."""
+
+    tasks = (Task(name="value", kind=TaskKind.REGRESSION), Task(name="other", kind=TaskKind.REGRESSION))
+
+    def labelled(self, split: str, tasks: Sequence[str]) -> Sequence[int]:
+        return [0, 2, 4, 6, 8] if "value" in tasks else []
+
+
+def test_images_without_a_label_of_the_tasks_are_left_out(opened: list[Batches]) -> None:
+    loader = Loader(Alphabets(), "train", Alphabets.tasks[:1], (4, 4))
+    assert loader.count == 5
+    assert [batch.ids for batch in loader.in_order(5)] == [("train0", "train2", "train4", "train6", "train8")]
+    assert loader.batch([1, 4]).ids == ("train2", "train8")
+    batches = Batches(loader, range(loader.count), 5, 0, PLAIN)
+    opened.append(batches)
+    assert sorted(batches[0].ids) == ["train0", "train2", "train4", "train6", "train8"]
+    with pytest.raises(
+        UsageError, match=r"^numbers: no image of the split 'val' has a label of other; choose other tasks"
+    ):
+        Loader(Alphabets(), "val", Alphabets.tasks[1:], (4, 4))
+
+
+class AllLabelled(Numbers):
+    def labelled(self, split: str, tasks: Sequence[str]) -> Sequence[int]:
+        return list(range(10))
+
+
+def test_where_all_are_labelled_nothing_changes(loader: Loader, opened: list[Batches]) -> None:
+    told = Batches(Loader(AllLabelled(), "train", Numbers.tasks, (4, 4)), range(10), 3, 5, FULL)
+    plain = Batches(loader, range(10), 3, 5, FULL)
+    opened += [told, plain]
+    assert all(same(told[i], plain[i]) for i in range(7))
 
 
 def test_images_are_between_minus_one_and_one() -> None:

@@ -162,14 +162,14 @@ def test_wrong_files_are_named(root: Path) -> None:
     assert "value 34" in loading(dataset)
     assert "labelTrainIds" not in loading(dataset)
     save(label, np.zeros((H, W, 3), dtype=np.uint8))
-    assert f"{label} holds an image of mode RGB" in loading(dataset)
+    assert f"{label} holds a colour image (mode RGB)" in loading(dataset)
     save(label, np.zeros((H, W), dtype=np.uint16))
     assert "label ids are an 8-bit image" in loading(dataset)
     save(label, np.zeros((H, W // 2), dtype=np.uint8))
     assert f"{label} is 8 high and 8 wide but its image" in loading(dataset)
     disparity = root / "disparity/train/zurich/zurich_000000_000019_disparity.png"
     save(disparity, np.zeros((H, W), dtype=np.uint8))
-    assert f"{disparity} holds an image of mode L" in loading(dataset, "train", 2)
+    assert f"{disparity} holds an 8-bit grey image (mode L)" in loading(dataset, "train", 2)
     assert "16 bits belongs here" in loading(dataset, "train", 2)
 
 

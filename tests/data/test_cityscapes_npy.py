@@ -179,12 +179,20 @@ def test_an_index_without_train_has_its_two_parts(root: Path) -> None:
     ("text", "told"),
     [
         ("{", "it must be JSON"),
-        ("[]", "no object with a list of rows per split"),
         (
-            '{"train": [["a.npy", "b.npy"]], "test": []}',
-            "row 0 of 'train' does not name one file each for image, depth",
+            '{"train": [["../a.npy", "b.npy", "c.npy", "d.npy", "e.npy"]], "test": [1]}',
+            "the path '../a.npy' leads out of the data set's folder",
         ),
-        ('{"train": [{"img": "a.npy", "depth": "b.npy"}], "test": []}', "does not name one file each"),
+        (
+            json.dumps({"train": [[f"{c}.npy" for c in row] for row in ("abcde", "afcde")], "test": [1]}),
+            "'a' stands 2 times",
+        ),
+        ("[]", "no list of rows for the split 'train' (its keys: none)"),
+        (
+            '{"train": [["a.npy", "b.npy"]], "test": [["a.npy", "b.npy"]]}',
+            "row 1 of 'train', ['a.npy', 'b.npy'], does not name one file each for image, depth",
+        ),
+        ('{"train": [{"img": "a.npy", "depth": "b.npy"}], "test": [1]}', "does not name one file each"),
     ],
 )
 def test_a_broken_index_is_refused(root: Path, text: str, told: str) -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 
 from bmtas.data.check import check
 from bmtas.data.folder import FolderDataset, open_folder
-from bmtas.data.labels import read_image
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import open_dataset
+from bmtas.data.stored import read_image
 from bmtas.errors import UsageError
 from bmtas.tasks import TASK_SETS
 
@@ -87,6 +87,21 @@ def test_a_folder_is_a_dataset(tree: Path) -> None:
     assert copy.fingerprint() == dataset.fingerprint()
     assert open_dataset(str(shutil.move(tree / "own.yaml", tree / "manifest.yaml"))).ids("val") == ("b",)
     assert open_dataset(str(tree)).name == tree.name
+
+
+def test_images_without_a_label_of_the_tasks_are_known(tree: Path) -> None:
+    save(tree / "far/b.png", np.full((H, W), 2000, dtype=np.uint16))
+    splits = "splits: {train: [b, a], val: [c]}\n"
+    save(tree / "images/c.png", np.zeros((H, W, 3), dtype=np.uint8))
+    (tree / "kinds.csv").write_text("id,label\na,x\nc,x\n")
+    tasks = "  far: {kind: depth, folder: far, scale: 0.001}\n  kind: {kind: classification, file: kinds.csv, classes: [x, y]}\n"
+    dataset = open_folder(manifest(tree, tasks, splits))
+    assert dataset.labelled("train", ["far"]) == [0]
+    assert dataset.labelled("train", ["kind"]) == [1]
+    assert dataset.labelled("train", ["kind", "far"]) == [0, 1]
+    assert dataset.labelled("val", ["far"]) == []
+    with pytest.raises(UsageError, match="unknown task 'fra'"):
+        dataset.labelled("val", ["fra"])
 
 
 def test_a_camera_that_lay_on_its_side(tree: Path) -> None:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from bmtas.data.labels import read_image, read_label, resize_nearest
+from bmtas.data.labels import read_label, resize_nearest
 from bmtas.data.manifest import read_manifest
+from bmtas.data.stored import read_image
 from bmtas.errors import UsageError
 
 H, W = 4, 6

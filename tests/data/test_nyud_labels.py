@@ -136,7 +136,9 @@ def test_normals_in_colours(tmp_path: Path, variant: str, axes: str) -> None:
         assert not label[8:].any()
         assert not label[:, 8:].any()
     save(path, np.full((H, W), 5, dtype=np.uint8))
-    with pytest.raises(UsageError, match="an image of mode L, 12 high and 16 wide; normals are an RGB image"):
+    with pytest.raises(
+        UsageError, match=r"an 8-bit grey image \(mode L\), 12 high and 16 wide; normals are an RGB image"
+    ):
         load(root, "normals")
 
 
@@ -197,15 +199,18 @@ def test_images_of_floats(tmp_path: Path) -> None:
     assert image.dtype == np.uint8
     assert image[0, 0].tolist() == [51, 255, 0]
     for wrong, message in [
-        (raw * 255, "holds values from 0 to 255; images of MTAN go from 0 to 1"),
-        (raw - 1, "holds values from -1 to 0"),
-        (raw.astype(np.uint8), r"images of MTAN are floats of shape \(height, width, 3\)"),
-        (raw[..., 0], "images of MTAN are floats"),
-        (np.full((H, W, 3), np.nan), "images of MTAN go from 0 to 1"),
+        (raw * 255, "holds float32 from 0 to 255; images of this variant are RGB as floats from 0 to 1"),
+        (raw - 1, "holds float32 from -1 to 0"),
+        (raw.astype(np.uint8), "holds uint8 from 0 to 1; .* as floats from 0 to 1"),
+        (raw[..., 0], r"has the shape \(12, 16\); an image of this variant is \(height, width, 3\)"),
+        (np.full((H, W, 3), np.nan), "holds float64 from nan to nan"),
     ]:
         save(path, wrong)
         with pytest.raises(UsageError, match=message):
             opened(root).load("train", 0, size=(H, W), tasks=[])
     np.save(path, np.array([{}]), allow_pickle=True)
+    with pytest.raises(UsageError, match=r"has the shape \(1,\)"):
+        detect(root)
+    path.write_bytes(b"")
     with pytest.raises(UsageError, match="cannot read the array"):
         detect(root)

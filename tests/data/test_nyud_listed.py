@@ -41,6 +41,16 @@ def test_rows_of_the_index_have_several_forms(tmp_path: Path) -> None:
     assert opened(root).splits == ("train", "val", "test")
 
 
+def test_a_path_beside_the_folder_of_the_index_is_refused(tmp_path: Path) -> None:
+    root = adashare(tmp_path / "nyu_v2", small(), form=list)
+    index = root / "nyu_v2_3task.json"
+    rows = {s: [[f"nyu_v2/{p}" for p in row] for row in listed] for s, listed in json.loads(index.read_text()).items()}
+    rows["train"][1][1] = "elsewhere/seg.png"
+    index.write_text(json.dumps(rows))
+    with pytest.raises(UsageError, match=r"'elsewhere/seg\.png' leads out of the data set's folder"):
+        open_download(root)
+
+
 ROW = ["image/0001.png", "seg/0001.png", "normal/0001.png", "depth/0001.npy"]
 
 
@@ -53,16 +63,23 @@ ROW = ["image/0001.png", "seg/0001.png", "normal/0001.png", "depth/0001.npy"]
         ({"train": {"a": 1}, "test": [ROW]}, "no list of rows for the split 'train'"),
         (
             {"train": [ROW], "test": ["x"]},
-            "row 1 of a split, 'x', is neither an object with img, seg, normal, depth nor a list",
+            "row 1 of 'test', 'x', does not name one file each for img, seg, normal, depth, as an object or as a list",
         ),
-        ({"train": [ROW[:3]], "test": [ROW]}, "nor a list of four paths in this order"),
-        ({"train": [ROW[::-1]], "test": [ROW]}, r"gives 'depth/0001\.npy' as 'img'; it needs a path .*\.png or \.jpg"),
-        ({"train": [{"img": "a.png", "seg": "b.png", "depth": "c.npy"}], "test": [ROW]}, "gives None as 'normal'"),
+        ({"train": [ROW[:3]], "test": [ROW]}, "does not name one file each"),
+        (
+            {"train": [ROW[::-1]], "test": [ROW]},
+            r"gives 'depth/0001\.npy' as 'img', in this variant a path that ends in \.png or \.jpg",
+        ),
+        (
+            {"train": [{"img": "a.png", "seg": "b.png", "depth": "c.npy"}], "test": [ROW]},
+            "does not name one file each for img, seg, normal",
+        ),
         (
             {"train": [[ROW[0], ROW[1], ROW[2], "depth/0001.png"]], "test": [ROW]},
-            r"as 'depth'; it needs .* ends in \.npy",
+            r"as 'depth', in this variant a path that ends in \.npy",
         ),
         ({"train": [["../a.png", *ROW[1:]]], "test": [ROW]}, "leads out of the data set's folder"),
+        ({"train": [["", *ROW[1:]]], "test": [ROW]}, "the path '' names no file"),
         ({"train": [ROW, ROW], "test": [ROW]}, "'image/0001' stands 2 times"),
         ({"train": [ROW], "test": [ROW]}, "is in the splits 'train' and 'val'"),
     ],

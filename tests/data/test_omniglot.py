@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bmtas.data.batches import collate
+from bmtas.data.batches import Loader, collate
 from bmtas.data.downloads.base import Download
 from bmtas.data.source import open_dataset
 from bmtas.errors import UsageError
@@ -184,10 +184,62 @@ def test_broken_packed_files_are_named(tmp_path: Path) -> None:
     np.savez(root / "Greek.npz", **{**fields, "images_packed": fields["images_packed"][:, :9]})
     with pytest.raises(UsageError, match="it has a row of 1379 bytes for each drawing"):
         dataset.load("val", 0, size=dataset.size, tasks=[])
-    np.savez(root / "Greek.npz", **{**fields, "split": fields["split"] + 1})
-    assert "must name a character and one of the splits 0, 1, 2" in refused(root)
     np.savez(root / "Greek.npz", something=np.zeros(3))
     assert "none of the data sets that are known" in refused(root)
+
+
+@pytest.mark.parametrize(
+    ("field", "content", "told"),
+    [
+        ("split", np.array([1, 1, 2, 3] * 2), "`split` is from 1 to 3; it has a whole number from 0 to 2"),
+        ("split", np.array([0, 0, 1, -1] * 2), "`split` is from -1 to 1"),
+        ("split", np.array([0.0, 0, 1, 2] * 2), "`split` is float64 of shape (8,)"),
+        ("split", np.array([0, 0, 1, 2]), "8 drawings in `images_packed`, 8 numbers in `label` and 4 in `split`"),
+        ("label", np.array([-1, 0] * 4), "`label` is from -1 to 0"),
+        ("label", np.array([0.5, 1] * 4), "`label` is float64"),
+        ("label", np.array([0, 10**9] * 4), "`label` is from 0 to 1000000000"),
+        ("label", np.array([[0, 1]] * 4), "`label` is int64 of shape (4, 2)"),
+        ("label", np.array(["a", "b"] * 4), "`label` is <U1"),
+        ("images_packed", np.zeros((8, 1378), dtype=np.uint8), "`images_packed` is uint8 of shape (8, 1378)"),
+        ("images_packed", np.zeros((8, 1379), dtype=np.int64), "`images_packed` is int64 of shape (8, 1379)"),
+        ("images_packed", np.zeros((7, 1379), dtype=np.uint8), "holds 7 drawings in `images_packed`, 8 numbers"),
+        ("images_packed", np.zeros((0, 1379), dtype=np.uint8), "`images_packed` is uint8 of shape (0, 1379)"),
+        ("images_packed", np.zeros(8, dtype=np.uint8), "`images_packed` is uint8 of shape (8,)"),
+    ],
+)
+def test_fields_of_packed_files_are_checked(tmp_path: Path, field: str, content: np.ndarray, told: str) -> None:
+    root = write_packed(tmp_path)
+    path = root / "Japanese_(katakana).npz"
+    with np.load(path) as file:
+        fields = dict(file)
+    np.savez(path, **{**fields, field: content})
+    assert refused(root).startswith(str(path))
+    assert told in refused(root)
+
+
+def test_only_alphabets_of_the_tasks_are_learnt_from(root: Path, tmp_path: Path) -> None:
+    for place, train, val in ((root, 32, 8), (write_packed(tmp_path / "packed"), 4, 2)):
+        dataset = opened(place)
+        tasks = tuple(task for task in dataset.tasks if task.name == "Japanese_katakana")
+        for split, count in (("train", train), ("val", val)):
+            loader = Loader(dataset, split, tasks, (32, 32))
+            assert loader.count == count
+            for batch in loader.in_order(8):
+                assert all("Japanese_(katakana)/" in i for i in batch.ids)
+                assert (batch.labels["Japanese_katakana"] >= 0).all()
+    dataset = opened(root)
+    assert dataset.labelled("train", NAMES) == list(range(len(dataset.ids("train"))))
+    assert dataset.labelled("val", ["Malayalam", "Greek"]) == [
+        n for n, i in enumerate(dataset.ids("val")) if "/Malayalam/" in i or "/Greek/" in i
+    ]
+    with pytest.raises(UsageError, match="unknown task 'Greece'; did you mean 'Greek'"):
+        dataset.labelled("val", ["Greece"])
+
+
+def test_a_limit_evaluates_on_every_alphabet(root: Path) -> None:
+    dataset = opened(root)
+    (batch,) = Loader(dataset, "val", dataset.tasks, (32, 32)).in_order(9, limit=9)
+    assert {i.split("/")[1] for i in batch.ids} == {name for part in ALPHABETS.values() for name in part}
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real drawings in {SHARED}")

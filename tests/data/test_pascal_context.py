@@ -105,6 +105,21 @@ def test_missing_files_are_listed(tree: Path) -> None:
         load(tree, "parts", index=1)
 
 
+def test_a_lost_file_is_not_replaced_by_that_of_the_other_folder(tree: Path) -> None:
+    dataset = opened(tree)
+    path = tree / f"semseg/VOC12/{TRAIN[0]}.png"
+    path.unlink()
+    with pytest.raises(UsageError, match=rf"cannot read the image {path}"):
+        dataset.load("train", 0, size=(512, 512), tasks=["semseg"])
+    assert dataset.missing() == [path]
+    assert set(opened(tree).load("train", 0, size=(512, 512), tasks=["semseg"]).labels) == {"semseg"}
+
+
+def test_every_image_may_have_labels(tree: Path) -> None:
+    for name in NAMES:
+        assert opened(tree).labelled("val", [name]) == [0, 1]
+
+
 @pytest.mark.parametrize(
     "folder", ["normals_distill", "semseg/VOC12", "human_parts", "JPEGImages", "ImageSets/Context"]
 )

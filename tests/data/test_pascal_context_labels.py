@@ -66,7 +66,7 @@ def test_semseg_is_read_from_voc_where_it_is_there(tree: Path) -> None:
             load(tree, "semseg", index=1)
         assert words in str(caught.value)
     save(tree / f"semseg/pascal-context/{TRAIN[1]}.png", np.zeros((H, W, 3), dtype=np.uint8))
-    with pytest.raises(UsageError, match=r"an image of mode RGB, 12 high and 16 wide; a single channel"):
+    with pytest.raises(UsageError, match=r"a colour image \(mode RGB\), 12 high and 16 wide; a single channel"):
         load(tree, "semseg", index=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from bmtas.colours import colour
-from bmtas.data.check import check, check_labels, spread
+from bmtas.data.check import check, check_labels
+from bmtas.data.chosen import spread
 from bmtas.data.downloads.base import Download
 from bmtas.data.planted import Planted
 from bmtas.data.protocol import Dataset, Sample
@@ -20,6 +22,7 @@ from bmtas.errors import UsageError
 from bmtas.tasks import Task, TaskKind
 from tests.data.trees_cityscapes import save, write_raw
 from tests.data.trees_omniglot import write_omniglot
+from tests.data.trees_pascal import pascal
 from tests.data.trees_taskonomy import H, W, write_taskonomy
 
 
@@ -112,10 +115,9 @@ def test_what_is_missing_and_what_is_wrong(tmp_path: Path) -> None:
     report = inspect(opened(root))
     assert report.missing == (gone,)
     assert [(t.labels, t.images) for t in report.tasks] == [(4, 4), (3, 4)]
-    wrong, absent = report.problems
-    assert (wrong.files, absent.files) == (2, 1)  # two files of one cause
+    (wrong,) = report.problems  # what is missing is told as that, not once more as a file that cannot be read
+    assert wrong.files == 2  # two files of one cause
     assert "aachen_000000_000019_gtFine_labelIds.png: value 40" in wrong.message
-    assert str(gone) in absent.message
     data = report.to_json()
     assert data["ok"] is False
     assert data["missing"] == [str(gone)]
@@ -166,6 +168,21 @@ def test_what_lies_in_the_folder_of_the_data(tmp_path: Path, monkeypatch: pytest
     link = tmp_path / "link"
     link.symlink_to(root)
     assert holds(dataset, link / "x.png")
+    assert holds(dataset, tmp_path / "x.png", str(tmp_path))  # the folder around it, which the user has named
+    assert not holds(Planted(), Path("planted/x.png"), "planted")
+
+
+def test_the_folders_of_own_data(tmp_path: Path) -> None:
+    own_data(tmp_path / "elsewhere")
+    (tmp_path / "notes").mkdir()
+    text = (tmp_path / "elsewhere/own.yaml").read_text()
+    (tmp_path / "notes/own.yaml").write_text(
+        "root: ../elsewhere/images\n" + text.replace("folder: ", "folder: ../").replace("../images", ".")
+    )
+    dataset = open_dataset(str(tmp_path / "notes/own.yaml"))
+    for folder in ("notes", "elsewhere/images", "elsewhere/fg", "elsewhere/far"):
+        assert holds(dataset, tmp_path / folder / "x.png")
+    assert not holds(dataset, tmp_path / "elsewhere/x.png")
 
 
 def test_the_sample_with_the_most_labels_is_taken(tmp_path: Path) -> None:
@@ -271,6 +288,69 @@ def test_a_search_does_not_begin_with_wrong_labels(tmp_path: Path, cache: Path) 
     with pytest.raises(UsageError, match=r"^cityscapes: 1 problems in images and labels:\n.*value 99"):
         check_labels(dataset, dataset.tasks, Notes())
     assert not cache.exists()
+
+
+def test_the_mark_of_checked_data_has_a_short_name(tmp_path: Path, cache: Path) -> None:
+    root = write_omniglot(tmp_path / "data")
+    for number in range(40):
+        shutil.copytree(root / "images_background/Greek", root / f"images_background/A_rather_long_name_{number}")
+    dataset = opened(root)
+    for tasks in (dataset.tasks, dataset.tasks[:2]):  # other tasks, another mark
+        check_labels(dataset, tasks, Notes())
+        again = Notes()
+        check_labels(dataset, tasks, again)
+        assert again.steps == []
+    assert [len(mark.name) for mark in cache.iterdir()] == [64 + 1 + 64] * 2
+
+
+def test_a_search_reads_images_with_labels_of_its_tasks(tmp_path: Path, cache: Path) -> None:
+    root = write_omniglot(tmp_path / "data")
+    for path in root.glob("images_background/Greek/*/*.png"):
+        path.write_bytes(b"")
+    dataset = opened(root)
+    progress = Notes()
+    check_labels(dataset, [task for task in dataset.tasks if task.name == "Malayalam"], progress)
+    assert progress.notes == ["images: 32 train, 8 val; 140 more have no label of these tasks and are left out"]
+    with pytest.raises(UsageError, match=r"Greek.* is not an image .*\(and 59 more files with the same problem\)"):
+        check_labels(dataset, [task for task in dataset.tasks if task.name == "Greek"], Notes())
+
+
+def test_a_search_does_not_begin_without_labels_to_validate_on(tmp_path: Path, cache: Path) -> None:
+    own_data(tmp_path)
+    (tmp_path / "fg/c.png").unlink()
+    dataset = open_dataset(str(tmp_path / "own.yaml"))
+    with pytest.raises(UsageError, match="own: no image of the split 'val' has a label of fg; choose other tasks"):
+        check_labels(dataset, dataset.tasks[:1], Notes())
+
+
+def test_tasks_that_are_left_out_are_not_read(tmp_path: Path) -> None:
+    root = pascal(tmp_path / "PASCAL_MT", db_info=False)
+    dataset = opened(root)
+    report = inspect(dataset)
+    assert (report.problems, report.missing, report.read) == ((), (), 4)
+    assert [t.task.name for t in report.tasks if t.left_out] == ["normals"]
+    assert [t["name"] for t in report.to_json()["tasks"] if t["left_out"]] == ["normals"]
+    assert any("normals are left out" in remark for remark in report.remarks)
+    assert "normals" not in pick_sample(dataset).labels
+    (root / "normals_distill/2008_000002.png").unlink()
+    assert inspect(dataset).missing == ()
+    asked = inspect(dataset, tasks=["normals", "semseg"])
+    assert [t.task.name for t in asked.tasks if t.left_out] == ["parts", "saliency", "edge"]
+    assert asked.missing == (root / "normals_distill/2008_000002.png",)
+    (problem,) = asked.problems
+    assert "copy the folder db_info" in problem.message
+    with pytest.raises(UsageError, match="did you mean 'normals'"):
+        inspect(dataset, tasks=["normal"])
+
+
+def test_the_images_that_are_read_have_labels_of_the_tasks(tmp_path: Path) -> None:
+    dataset = opened(write_omniglot(tmp_path / "data"))
+    for path in (tmp_path / "data/images_evaluation/Malayalam").rglob("*.png"):
+        path.write_bytes(b"")
+    assert inspect(dataset, tasks=["Greek"], per_split=5).problems == ()
+    assert len(list(check(dataset, tasks=["Malayalam"], limit=5))) == 10
+    assert inspect(dataset, tasks=["Greek"], per_split=None).read == 180  # all is all
+    assert set(pick_sample(dataset, tasks=["Greek"]).labels) == {"Greek"}
 
 
 def test_many_tasks_are_told_in_one_line(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -167,6 +168,24 @@ def test_an_image_may_lack_a_domain(root: Path) -> None:
     assert "no building holds keypoints2d, so these tasks are missing" in dataset.layout.remarks
 
 
+def test_a_label_that_is_lost_while_the_data_are_open_is_missed(root: Path) -> None:
+    """An image without a label is no fault; one that has lost it is."""
+    (root / "train_val_test_tiny.csv").write_text(CSV, encoding="utf-8")
+    (root / f"Allensville/normal/{VIEWS[0]}_domain_normal.png").unlink()
+    dataset = opened(root)
+    edges = root / f"Allensville/edge_texture/{VIEWS[0]}_domain_edge_texture.png"
+    depth = root / f"Allensville/depth_zbuffer/{VIEWS[1]}_domain_depth_zbuffer.png"
+    edges.unlink()
+    depth.unlink()
+    with pytest.raises(UsageError, match=re.escape(str(edges))):
+        dataset.load("train", 0, size=(H, W), tasks=["normals", "edges"])
+    with pytest.raises(UsageError, match=re.escape(str(depth))):
+        dataset.load("train", 1, size=(H, W), tasks=["normals"])  # nor are normals read without it all of a sudden
+    assert dataset.missing() == [depth, edges] or dataset.missing() == [edges, depth]
+    assert opened(root).missing() == []  # opened anew, it has none
+    assert dataset.labelled("train", ["normals"]) == [1, 2, 3, 4, 5]
+
+
 def test_half_a_download_is_refused(root: Path) -> None:
     shutil.rmtree(root / "Coffeen/rgb")
     assert "Coffeen holds segment_semantic, normal" in refused(root)
@@ -246,6 +265,29 @@ def test_the_index(indexed: Path) -> None:
     assert dataset.missing() == [gone]  # what the index names must be there
 
 
+def test_normals_ask_for_the_depth_that_the_index_names(indexed: Path) -> None:
+    depth = indexed / f"Allensville/depth_zbuffer/{VIEWS[0]}_domain_depth_zbuffer.png"
+    depth.unlink()
+    with pytest.raises(UsageError, match=re.escape(str(depth))):
+        opened(indexed).load("train", 0, size=(H, W), tasks=["normals"])
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("../../elsewhere.png", "the path '../../elsewhere.png' leads out of the data set's folder"),
+        ("/Allensville/../../elsewhere.png", "leads out of the data set's folder"),
+        ("/", "the path '/' names no file"),
+        (f"Allensville/rgb/{VIEWS[1]}_domain_rgb.png", "stands 2 times"),
+    ],
+)
+def test_paths_of_the_index_are_checked(indexed: Path, path: str, told: str) -> None:
+    content = json.loads((indexed / "taskonomy.json").read_text())
+    content["train"][0][0] = path
+    (indexed / "taskonomy.json").write_text(json.dumps(content))
+    assert told in refused(indexed)
+
+
 def test_rows_of_the_index_may_be_objects(indexed: Path) -> None:
     content = json.loads((indexed / "taskonomy.json").read_text())
     keys = ("img", "seg", "normal", "depth", "keypoint", "edge")
@@ -258,4 +300,5 @@ def test_rows_of_the_index_may_be_objects(indexed: Path) -> None:
     assert dataset.load("test", 0, size=(H, W), tasks=["edges"]).labels["edges"][0, 1] == -0.21875
     del content["train"][0]["edge"]
     (indexed / "taskonomy.json").write_text(json.dumps(content))
-    assert "row 0 of 'train' does not name one file each for rgb, segment_semantic" in refused(indexed)
+    assert "row 1 of 'train', {" in refused(indexed)
+    assert "does not name one file each for rgb, segment_semantic" in refused(indexed)

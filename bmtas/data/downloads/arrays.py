@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bmtas.data.downloads.mat import read_mat
-from bmtas.data.labels import read_raw
+from bmtas.data.labels import colour_vectors, unit_normals
+from bmtas.data.stored import ONE_CHANNEL, Array, array_shape, described, read_raw
 from bmtas.errors import UsageError
 from bmtas.tasks import IGNORE
 
-Array = npt.NDArray[Any]
-
-_GREY_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I", "npy", "mat")
 _FARTHEST = 100.0  # metres; no indoor camera sees farther: larger numbers are of another unit
 _LOSSY = 8  # levels by which JPEG displaces flat areas at the qualities in use
 
@@ -50,7 +47,7 @@ def read_plane(path: Path, key: str = "") -> Array:
     raw, mode = (read_mat(path, key), "mat") if path.suffix == ".mat" else read_raw(path)
     if mode == "npy" and raw.ndim == 3 and raw.shape[2] == 1:
         raw = raw[:, :, 0]
-    if raw.ndim != 2 or mode not in _GREY_MODES or raw.dtype.kind not in "biuf" or not raw.size:
+    if raw.ndim != 2 or mode not in (*ONE_CHANNEL, "npy", "mat") or raw.dtype.kind not in "biuf" or not raw.size:
         raise UsageError(
             f"{path} holds {described(raw, mode)}; a single channel of numbers (height, width) belongs here"
         )
@@ -88,14 +85,6 @@ def metres(path: Path, raw: Array) -> npt.NDArray[np.float32]:
     return np.where(valid, raw, np.nan).astype(np.float32)
 
 
-def unit_normals(vectors: Array, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Return `vectors` (H, W, 3) at length 1, float32; (0, 0, 0) where not `valid` (H, W) or of hardly any length."""
-    kept = np.where(valid[..., None], vectors, 0).astype(np.float64)
-    length = np.linalg.norm(kept, axis=2, keepdims=True)
-    # 127 or 128 in all channels is how 8 bits hold a zero vector: length up to 0.007.
-    return np.where(length > 0.01, kept / np.maximum(length, 0.01), 0).astype(np.float32)
-
-
 def coloured_normals(path: Path, axes: tuple[int, int, int], signs: tuple[int, int, int]) -> npt.NDArray[np.float32]:
     """Return normals n = 2 px / 255 - 1 of an RGB image, (H, W, 3) float32 unit vectors.
 
@@ -105,11 +94,8 @@ def coloured_normals(path: Path, axes: tuple[int, int, int], signs: tuple[int, i
     colours, mode = read_raw(path)
     if mode not in ("RGB", "RGBA"):
         raise UsageError(f"{path} holds {described(colours, mode)}; normals are an RGB image: replace the file")
-    colours = colours[..., :3]
-    off = _LOSSY if path.suffix.lower() in (".jpg", ".jpeg") else 0
-    near = [np.abs(colours - level).max(axis=2) <= off for level in (0.0, 127.5, 255.0)]
-    vectors = colours / 127.5 - 1
-    return unit_normals(vectors[..., list(axes)] * np.array(signs), ~(near[0] | near[1] | near[2]))
+    vectors, valid = colour_vectors(colours[..., :3], off=_LOSSY if path.suffix.lower() in (".jpg", ".jpeg") else 0)
+    return unit_normals(vectors[..., list(axes)] * np.array(signs), valid)
 
 
 def array_normals(path: Path) -> npt.NDArray[np.float32]:
@@ -133,8 +119,30 @@ def array_normals(path: Path) -> npt.NDArray[np.float32]:
     return unit_normals(raw, valid)
 
 
-def described(raw: Array, mode: str) -> str:
-    """Return in words what a file holds, for messages."""
-    if mode in ("npy", "mat"):
-        return f"an array of {raw.dtype} of shape {raw.shape}"
-    return f"an image of mode {mode}, {raw.shape[0]} high and {raw.shape[1]} wide"
+def read_array_image(path: Path, beyond: float = 0.0) -> npt.NDArray[np.uint8]:
+    """Return an image (H, W, 3) uint8 RGB of an .npy file of floats from 0 to 1.
+
+    What lies up to `beyond` outside of this range is cut off. Raises UsageError if the file holds something else.
+    """
+    values, mode = read_raw(path)
+    if mode != "npy" or values.ndim != 3 or values.shape[2] != 3 or not values.size:
+        raise UsageError(
+            f"{path} holds {described(values, mode)}; an image of this variant is an array (height, width, 3): download it again"
+        )
+    low, high = float(values.min()), float(values.max())
+    if not (values.dtype.kind == "f" and low >= -beyond and high <= 1 + beyond):  # also false for NaN
+        raise UsageError(
+            f"{path} holds {values.dtype} from {low:g} to {high:g}; images of this variant are RGB as floats from 0 to 1: "
+            "download it again or divide by 255"
+        )
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+def array_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of the image in an .npy file, from its header. Raises UsageError if it holds none."""
+    shape = array_shape(path)
+    if len(shape) != 3 or shape[2] != 3:
+        raise UsageError(
+            f"{path} has the shape {shape}; an image of this variant is (height, width, 3): download it again"
+        )
+    return shape[0], shape[1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,31 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 from bmtas.data.labels import resize_nearest
-from bmtas.data.protocol import Sample
+from bmtas.data.protocol import GREY, Sample
+from bmtas.data.stored import image_size, read_image
 from bmtas.errors import UsageError, nearest
 from bmtas.extras import require
 from bmtas.tasks import Task, TaskKind, invalid_value
 
 Array = npt.NDArray[Any]
 
-GREY = 127
-"""What stands outside an image: the middle of the intensity range."""
-
 
 @dataclass(frozen=True)
 class Source:
     """Where the labels of one task stand and how they are read.
 
-    `find(id)` gives the file of an id's label, or None where that id has none by rule. `read(path, id)` gives the label in
-    the form of the task's kind (`bmtas.tasks`) at the file's own size, or None if the file says that this image has no
-    label; it raises UsageError, naming the file, where the file cannot be read or holds what the variant does not allow.
-    `optional`: an id without a file is an image without this label rather than a fault.
+    `find(id)` gives the file of an id's label, or None where that id has none by rule, or had none when the data set was
+    opened and need not have one. It gives the same for as long as the data set is open, so that a file that goes missing is
+    a fault. `read(path, id)` gives the label in the form of the task's kind (`bmtas.tasks`) at the file's own size, or None
+    if the file says that this image has no label; it raises UsageError, naming the file, where the file cannot be read or
+    holds what the variant does not allow.
     """
 
     task: Task
     find: Callable[[str], Path | None]
     read: Callable[[Path, str], Array | None]
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,20 +131,30 @@ class Download:
     def label_count(self, task: str) -> int:
         """Return for how many of the images in the splits there is a file with a label of `task`."""
         find = self._source(task).find
-        return sum(_present(find(i)) for ids in self._splits.values() for i in ids)
+        paths = (find(i) for ids in self._splits.values() for i in ids)
+        return sum(path is not None and path.is_file() for path in paths)
 
     def missing(self, tasks: Sequence[str] | None = None) -> list[Path]:
-        """Return the files that the variant asks for and that are not there: images, and labels that are not optional.
+        """Return the files that the variant asks for and that are not there, of images and of labels.
 
         `tasks` names the tasks whose labels are looked for (None: all). Raises UsageError for an unknown one.
         """
-        absent = []
-        asked = [s for s in map(self._source, self._sources if tasks is None else tasks) if not s.optional]
-        for ids in self._splits.values():
-            for i in ids:
-                found = [self.layout.find_image(i), *(source.find(i) for source in asked)]
-                absent += [path for path in found if path is not None and not path.is_file()]
-        return list(dict.fromkeys(absent))
+        asked = [self._source(name) for name in (self._sources if tasks is None else tasks)]
+        every = (path for ids in self._splits.values() for i in ids for path in self._files(i, asked))
+        return [path for path in dict.fromkeys(every) if not path.is_file()]
+
+    def missing_of(self, split: str, index: int, tasks: Sequence[str]) -> list[Path]:
+        """Return those of `missing` that belong to image `index` of `split`."""
+        files = self._files(self.ids(split)[index], [self._source(name) for name in tasks])
+        return [path for path in files if not path.is_file()]
+
+    def labelled(self, split: str, tasks: Sequence[str]) -> list[int]:
+        """Return the indices in `split` of the images with a file for a label of one of `tasks`.
+
+        Raises UsageError for unknown names.
+        """
+        asked = [self._source(name) for name in tasks]
+        return [n for n, i in enumerate(self.ids(split)) if any(source.find(i) is not None for source in asked)]
 
     def load(self, split: str, index: int, *, size: tuple[int, int], tasks: Sequence[str]) -> Sample:
         """Return image `index` of `split` at `size` (height, width) with those labels of `tasks` that it has.
@@ -183,12 +191,17 @@ class Download:
         return self._sources[task]
 
     def _sizes(self, sample_id: str) -> list[int | None]:
-        paths = (self.layout.find_image(sample_id), *(source.find(sample_id) for source in self._sources.values()))
-        return [path.stat().st_size if _present(path) else None for path in paths if path is not None]
+        files = self._files(sample_id, self._sources.values())
+        return [path.stat().st_size if path.is_file() else None for path in files]
+
+    def _files(self, sample_id: str, sources: Iterable[Source]) -> list[Path]:
+        """Return the file of an image, and those of its labels."""
+        labels = (source.find(sample_id) for source in sources)
+        return [self.layout.find_image(sample_id), *(path for path in labels if path is not None)]
 
     def _label(self, source: Source, sample_id: str, image: Path, own: tuple[int, int]) -> Array | None:
         path = source.find(sample_id)
-        if path is None or (source.optional and not path.is_file()):
+        if path is None:
             return None
         label = source.read(path, sample_id)
         if label is not None and source.task.dense and label.shape[:2] != own:
@@ -211,13 +224,7 @@ class Download:
 
 def read_picture(path: Path) -> npt.NDArray[np.uint8]:
     """Return an image file as (H, W, 3) uint8 RGB at its own size. Raises UsageError if it is missing or no image."""
-    from bmtas.data.labels import image_size, read_image
-
     return read_image(path, image_size(path))[0]
-
-
-def _present(path: Path | None) -> bool:
-    return path is not None and path.is_file()
 
 
 def _resized(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

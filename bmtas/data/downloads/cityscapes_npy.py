@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bmtas.data.downloads.arrays import Coding, class_ids, described, read_plane
+from bmtas.data.downloads.arrays import Coding, array_size, class_ids, read_array_image, read_plane
 from bmtas.data.downloads.base import Layout, Source
-from bmtas.data.downloads.files import numbered, read_rows, stems
+from bmtas.data.downloads.files import numbered, stems
+from bmtas.data.downloads.index import read_rows
 from bmtas.data.downloads.places import check_folders
-from bmtas.data.labels import read_raw
 from bmtas.errors import UsageError
 from bmtas.tasks import IGNORE, Task, TaskKind
 
@@ -91,7 +91,7 @@ def detect_npy(root: Path) -> Layout:
         size=size,
         splits=files.splits,
         find_image=partial(files.find, "image"),
-        read_image=_read_image,
+        read_image=read_array_image,
         sources=(semseg, disparity, *others),
         expected=PUBLISHED,
         remarks=tuple(remarks),
@@ -101,20 +101,13 @@ def detect_npy(root: Path) -> Layout:
 
 def _indexed(root: Path) -> _Files:
     """Return the files that AdaShare's index names; its test split is our val."""
-    rows = read_rows(root / INDEX, _COLUMNS)
-    train = rows.get("train") or rows.get("train1", []) + rows.get("train2", [])
-    chosen = {"train": train, "val": rows.get("val") or rows.get("test", [])}
-    by_id = {
-        split: {row["image"].relative_to(root).with_suffix("").as_posix(): row for row in rows}
-        for split, rows in chosen.items()
-    }
-    row_of = {i: row for rows_by_id in by_id.values() for i, row in rows_by_id.items()}
+    index = read_rows(root / INDEX, _COLUMNS)
     return _Files(
-        {split: tuple(ids) for split, ids in by_id.items()},
-        lambda column, sample_id: row_of[sample_id][column],
+        {split: index.splits[split] for split in PUBLISHED},
+        lambda column, sample_id: root / index.rows[sample_id][column],
         {count: f"label_{count}" for count in CLASSES},
         f".npy files by {INDEX} (AdaShare)",
-        ("val is what the index calls test",) if "val" not in rows else (),
+        ("val is what the index calls test",) if index.val_is_test else (),
     )
 
 
@@ -168,46 +161,13 @@ def _size(files: _Files) -> tuple[int, int]:
     first = next((path for path in paths if path.is_file()), None)
     if first is None:
         return 128, 256  # nothing can be read; the files that are missing are told by who asks for them
-    shape = _shape(first)
-    if len(shape) != 3 or shape[2] != 3:
+    height, width = array_size(first)
+    if width != 2 * height:
         raise UsageError(
-            f"{first} has the shape {shape}; an image of this variant is (height, width, 3): download it again"
-        )
-    if shape[1] != 2 * shape[0]:
-        raise UsageError(
-            f"{first} is {shape[0]} high and {shape[1]} wide, but images of Cityscapes are twice as wide as high; without "
+            f"{first} is {height} high and {width} wide, but images of Cityscapes are twice as wide as high; without "
             "its normal/ the NYUD-v2 of MTAN (288x384, 13 classes) has the same folders: add normal/ if it is that"
         )
-    return shape[0], shape[1]
-
-
-def _shape(path: Path) -> tuple[int, ...]:
-    """Return the shape of an array from its file's header. Raises UsageError if it cannot be read."""
-    npy = np.lib.format
-    try:
-        with path.open("rb") as file:
-            version = npy.read_magic(file)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape: tuple[int, ...] = read(file)[0]
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"cannot read the array {path}: {error}; download it again") from None
-    return shape
-
-
-def _read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Return RGB from 0 to 1 as (H, W, 3) uint8."""
-    values, mode = read_raw(path)
-    if mode != "npy" or values.ndim != 3 or values.shape[2] != 3 or not values.size:
-        raise UsageError(
-            f"{path} holds {described(values, mode)}; an image of this variant is an array (height, width, 3): download it again"
-        )
-    low, high = float(values.min()), float(values.max())
-    if not (values.dtype.kind == "f" and low >= 0 and high <= 1):  # also false for NaN
-        raise UsageError(
-            f"{path} holds {values.dtype} from {low:g} to {high:g}; images of this variant are RGB as floats from 0 to 1: "
-            "download it again or divide by 255"
-        )
-    return np.rint(values * 255).astype(np.uint8)
+    return height, width
 
 
 def _read_label(count: int, path: Path, _: str) -> npt.NDArray[np.uint8]:

@@ -9,16 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from bmtas.data.downloads.arrays import (
-    Array,
     Coding,
     array_normals,
     class_ids,
     coloured_normals,
-    described,
     metres,
+    read_array_image,
     read_plane,
 )
-from bmtas.data.labels import read_raw
+from bmtas.data.stored import Array
 from bmtas.errors import UsageError
 from bmtas.tasks import IGNORE, TASK_SETS, Task, TaskKind
 
@@ -92,27 +91,10 @@ def read_edge(path: Path, _: str) -> npt.NDArray[np.uint8]:
     return (raw > 127).astype(np.uint8)
 
 
-def read_array_image(path: Path) -> npt.NDArray[np.uint8]:
+def read_resampled_image(path: Path) -> npt.NDArray[np.uint8]:
     """Return an image (H, W, 3) uint8 RGB of an .npy file of floats from 0 to 1. Raises UsageError."""
-    raw, mode = read_raw(path)
-    if mode != "npy" or raw.ndim != 3 or raw.shape[2] != 3 or raw.dtype.kind != "f":
-        raise UsageError(f"{path} holds {described(raw, mode)}; images of MTAN are floats of shape (height, width, 3)")
     # Resampling before the file was written may have gone a little beyond the range.
-    if not ((raw >= -0.05) & (raw <= 1.05)).all():
-        raise UsageError(
-            f"{path} holds values from {raw.min():g} to {raw.max():g}; images of MTAN go from 0 to 1: divide them by 255, or "
-            "take the published file"
-        )
-    return (np.clip(raw, 0, 1) * 255).round().astype(np.uint8)
-
-
-def array_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of the array in an .npy file, from its header. Raises UsageError."""
-    try:
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-        return int(shape[0]), int(shape[1])
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise UsageError(f"cannot read the array {path}: {error}; unpack or download it again") from None
+    return read_array_image(path, beyond=0.05)
 
 
 def _wrong_edge(path: Path, raw: Array, rule: str) -> UsageError:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from bmtas.data.downloads import nyud_common as common
+from bmtas.data.downloads.arrays import array_size
 from bmtas.data.downloads.base import Layout, Source, read_picture
 from bmtas.data.downloads.nyud_common import file_of
 from bmtas.data.downloads.places import check_folders, first_size, read_list, suffixes
@@ -71,10 +72,10 @@ def mtan(root: Path) -> Layout:
         name="nyud-v2-13",
         variant="MTAN, LibMTL: 13 classes, with train/label/*.npy",
         root=root,
-        size=common.array_size(find["image"](splits["train"][0])),
+        size=array_size(find["image"](splits["train"][0])),
         splits=splits,
         find_image=find["image"],
-        read_image=common.read_array_image,
+        read_image=common.read_resampled_image,
         sources=(
             Source(common.SEMSEG_13, find["label"], partial(common.read_semseg, common.THIRTEEN)),
             Source(common.DEPTH, find["depth"], common.read_depth),

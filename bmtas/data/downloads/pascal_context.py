@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bmtas.data.downloads.arrays import Coding, class_ids, coloured_normals, read_plane
 from bmtas.data.downloads.base import Layout, Source, read_picture
+from bmtas.data.downloads.files import stems
 from bmtas.data.downloads.mat import read_mat
 from bmtas.data.downloads.places import check_folders, check_unpacked, places, read_index, read_list
 from bmtas.errors import UsageError
@@ -108,8 +109,10 @@ def _layout(root: Path) -> Layout:
 
 def _sources(root: Path, kept: frozenset[int] | None) -> tuple[Source, ...]:
     semseg, parts, saliency, normals, edge = TASK_SETS["pascal-context"]
+    # Listed once: a file that goes missing later is not replaced by that of the other folder.
+    voc = frozenset(stems(root / "semseg/VOC12", ".png"))
     return (
-        Source(semseg, partial(_find_semseg, root / "semseg"), _read_semseg),
+        Source(semseg, partial(_find_semseg, root / "semseg", voc), _read_semseg),
         Source(parts, partial(_file, root / "human_parts", ".mat"), _read_parts),
         Source(saliency, partial(_file, root / "sal_distill", ".png"), _read_saliency),
         Source(normals, partial(_file, root / "normals_distill", ".png"), partial(_read_normals, root, kept)),
@@ -121,9 +124,8 @@ def _file(folder: Path, suffix: str, sample_id: str) -> Path:
     return folder / f"{sample_id}{suffix}"
 
 
-def _find_semseg(folder: Path, sample_id: str) -> Path:
-    voc = _file(folder / "VOC12", ".png", sample_id)
-    return voc if voc.is_file() else _file(folder / "pascal-context", ".png", sample_id)
+def _find_semseg(folder: Path, voc: frozenset[str], sample_id: str) -> Path:
+    return _file(folder / ("VOC12" if sample_id in voc else "pascal-context"), ".png", sample_id)
 
 
 def _read_semseg(path: Path, _: str) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmtas.data.labels import image_size
+from bmtas.data.stored import image_size
 from bmtas.errors import UsageError
 
 _NO_DATA = ("__MACOSX",)  # what some unpackers leave beside an archive's content

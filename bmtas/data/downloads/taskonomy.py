@@ -6,10 +6,12 @@ import csv
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from bmtas.data.downloads.base import Layout, Source, read_picture
-from bmtas.data.downloads.files import folders, numbered, read_rows
+from bmtas.data.downloads.files import folders, listed, numbered
+from bmtas.data.downloads.index import read_rows
 from bmtas.data.downloads.places import first_size, places
 from bmtas.data.downloads.taskonomy_reading import DOMAINS, sources
 from bmtas.errors import UsageError
@@ -78,44 +80,55 @@ def _in_buildings(root: Path, buildings: Mapping[str, Mapping[str, str]]) -> Lay
         )
     of_split, remark = _divided(root, sorted(buildings))
 
+    views = {name: _views(root / name) for names in of_split.values() for name in names}
+    lacking = {name: _lacking(root / name, views[name], buildings[name]) for name in views}
+
     def find(domain: str, sample_id: str) -> Path | None:
         building, _, view = sample_id.partition("/")
         ending = buildings[building].get(domain)
-        return root / building / domain / f"{view}_domain_{ending}" if ending else None
+        if ending is None or view in lacking[building][domain]:
+            return None
+        return root / building / domain / f"{view}_domain_{ending}"
 
     def find_image(sample_id: str) -> Path:
         building, _, view = sample_id.partition("/")
         return root / building / "rgb" / f"{view}_domain_{buildings[building]['rgb']}"
 
-    splits = {split: tuple(i for name in names for i in _views(root / name)) for split, names in of_split.items()}
+    splits = {split: tuple(f"{n}/{view}" for n in names for view in views[n]) for split, names in of_split.items()}
     absent = [d for d in DOMAINS[1:] if d not in present]
     remarks = [remark, *_DECODED, "an image without a file of a domain has no label for that task"]
     if absent:
         remarks.append(f"no building holds {', '.join(absent)}, so these tasks are missing")
-    return _layout(root, "by building and domain", splits, find_image, sources(find, present, optional=True), remarks)
+    return _layout(root, "by building and domain", splits, find_image, sources(find, present), remarks)
 
 
 def _views(building: Path) -> list[str]:
-    names = (match.group(1) for path in (building / "rgb").iterdir() if (match := _NAME.fullmatch(path.name)))
-    return [f"{building.name}/{name}" for name in sorted(names, key=numbered)]
+    names = (match.group(1) for name in listed(building / "rgb") if (match := _NAME.fullmatch(name)))
+    return sorted(names, key=numbered)
+
+
+def _lacking(building: Path, views: Sequence[str], domains: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Return for each domain the views without a file, as it is now: one that goes missing later is missed by its name.
+
+    Each folder is listed once, and few names stay in memory.
+    """
+    lacking = {}
+    for domain, ending in domains.items():
+        there = set(listed(building / domain))
+        lacking[domain] = frozenset(view for view in views if f"{view}_domain_{ending}" not in there)
+    return lacking
 
 
 def _indexed(root: Path) -> Layout:
     """Return the layout of the files that AutoMTL's index names."""
-    rows = read_rows(root / INDEX, _COLUMNS)
-    chosen = {split: rows[split] for split in _SPLITS if rows.get(split)}
-    remarks = list(_DECODED)
-    if "val" not in chosen and "test" in chosen:
-        chosen["val"] = chosen.pop("test")
-        remarks.append("val is what the index calls test")
-    row_of: dict[str, Mapping[str, Path]] = {}
-    splits = {}
-    for split, listed in chosen.items():
-        ids = [row["rgb"].relative_to(root).with_suffix("").as_posix() for row in listed]
-        row_of |= dict(zip(ids, listed, strict=True))
-        splits[split] = tuple(ids)
-    found = sources(lambda domain, i: row_of[i][domain], DOMAINS[1:], optional=False)
-    return _layout(root, f"by {INDEX} (AutoMTL)", splits, lambda i: row_of[i]["rgb"], found, remarks)
+    index = read_rows(root / INDEX, _COLUMNS)
+    remarks = [*_DECODED, *(["val is what the index calls test"] if index.val_is_test else [])]
+
+    def find(domain: str, sample_id: str) -> Path:
+        return root / index.rows[sample_id][domain]
+
+    found = sources(find, DOMAINS[1:])
+    return _layout(root, f"by {INDEX} (AutoMTL)", index.splits, partial(find, "rgb"), found, remarks)
 
 
 def _layout(

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bmtas.data.downloads.arrays import Coding, class_ids, described, read_plane, unit_normals
+from bmtas.data.downloads.arrays import Coding, class_ids, read_plane
 from bmtas.data.downloads.base import Source
 from bmtas.data.downloads.files import read_sixteen_bit
-from bmtas.data.labels import read_raw
+from bmtas.data.labels import unit_normals
+from bmtas.data.stored import described, read_raw
 from bmtas.errors import UsageError
 from bmtas.tasks import LOSS_WEIGHTS, Task, TaskKind
 
@@ -39,8 +40,8 @@ _TASKS = {
 }
 
 
-def sources(find: Callable[[str, str], Path | None], domains: Sequence[str], *, optional: bool) -> tuple[Source, ...]:
-    """Return the tasks of `domains`; `find` gives the file of a domain and an id, None where there is none by rule."""
+def sources(find: Callable[[str, str], Path | None], domains: Sequence[str]) -> tuple[Source, ...]:
+    """Return the tasks of `domains`; `find` gives the file of a domain and an id, None where there is none."""
     readers: dict[str, Callable[[Path, str], npt.NDArray[np.generic]]] = {
         "segment_semantic": lambda path, _: class_ids(path, read_plane(path), _CODING),
         "normal": lambda path, sample_id: _normals(path, find("depth_zbuffer", sample_id)),
@@ -48,7 +49,7 @@ def sources(find: Callable[[str, str], Path | None], domains: Sequence[str], *, 
         "keypoints2d": lambda path, _: _heat(path, _TOP["keypoints2d"]),
         "edge_texture": lambda path, _: _heat(path, _TOP["edge_texture"]),
     }
-    return tuple(Source(_TASKS[d], partial(find, d), readers[d], optional) for d in domains)
+    return tuple(Source(_TASKS[d], partial(find, d), readers[d]) for d in domains)
 
 
 def _depth(path: Path) -> npt.NDArray[np.float32]:
@@ -58,14 +59,14 @@ def _depth(path: Path) -> npt.NDArray[np.float32]:
 
 
 def _normals(path: Path, depth_path: Path | None) -> npt.NDArray[np.float32]:
-    """Return unit vectors x right, y down, z forward, (H, W, 3); (0, 0, 0) where there is no depth, if that is known."""
+    """Return unit vectors x right, y down, z forward, (H, W, 3); (0, 0, 0) where there is no depth, if the image has a file of it."""
     colours, mode = read_raw(path)
     if mode not in ("RGB", "RGBA"):
         raise UsageError(f"{path} holds {described(colours, mode)}; normals are an 8-bit RGB image: download it again")
     # 127 stands for 0. Blue points back to the camera.
     vectors = (colours[..., :3].astype(np.float32) - 127) / 127 * np.array([1, 1, -1], dtype=np.float32)
     valid = np.abs(vectors).max(axis=2) > 0.01  # 128 in all channels is no direction either
-    if depth_path is not None and depth_path.is_file():
+    if depth_path is not None:
         depth = _depth(depth_path)
         if depth.shape != valid.shape:
             raise UsageError(
