@@ -100,9 +100,9 @@ class FafsFinder:
 
 
 def sample_losses(network: GraphNetwork, loader: Loader, tasks: Sequence[Task], progress: Progress) -> Floats:
-    """Return the loss of each task on each of the first training images by itself, (N, T); NaN where it has no label.
+    """Return the loss of each task on each of some training images by itself, (N, T); NaN where it has no label.
 
-    N is at most `MOST_SAMPLES`. The network is put into evaluation mode; images are not augmented.
+    N is at most `MOST_SAMPLES`, spread over the split. The network is put into evaluation mode; images are not augmented.
     """
     device = next(network.parameters()).device
     network.eval()

@@ -279,12 +279,14 @@ def test_losses_of_samples_are_those_of_each_image_by_itself(monkeypatch: pytest
     found = sample_losses(network, loader, TASKS, Silent())
     assert found.shape == (11, 4)
     network.eval()
-    for i in range(11):
-        batch = loader.batch([i])
+    # Eleven of twenty images, spread evenly: every one or two further on, the unlabelled one among them.
+    chosen = [0, 2, 4, 6, 8, 10, 11, 13, 15, 17, 19]
+    for i, index in enumerate(chosen):
+        batch = loader.batch([index])
         with torch.no_grad():
             predictions = network(batch.images)
         for t, task in enumerate(TASKS):
-            if (i, task.name) == (2, "b1"):
+            if (index, task.name) == (2, "b1"):
                 assert np.isnan(found[i, t])
             else:
                 alone = float(task_loss(task, predictions[task.name], batch.labels[task.name]))
