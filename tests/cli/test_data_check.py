@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,15 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.downloaded import state
 from tests.data.trees_cityscapes import save, write_npy, write_raw
 from tests.data.trees_omniglot import write_omniglot
 from tests.data.trees_pascal import pascal
 from tests.data.trees_taskonomy import VIEWS, write_taskonomy
-
-
-def state(root: Path) -> dict[str, str]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,40 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmtas.data.downloads.base import Download
-from bmtas.data.source import open_dataset
-from bmtas.errors import UsageError
 from bmtas.tasks import TaskKind
+from tests.data.downloaded import loading, opened, refused, state
 from tests.data.trees_cityscapes import H, W, npy_arrays, save, write_index, write_npy
-
-
-def state(root: Path) -> dict[str, str]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Where the tree stands: alone in its folder, which may be named too."""
     return tmp_path / "data"
-
-
-def opened(path: Path) -> Download:
-    dataset = open_dataset(str(path))
-    assert isinstance(dataset, Download)
-    return dataset
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(UsageError) as caught:
-        open_dataset(str(path))
-    return str(caught.value)
-
-
-def loading(dataset: Download, split: str = "train", index: int = 0, *tasks: str) -> str:
-    with pytest.raises(UsageError) as caught:
-        dataset.load(split, index, size=dataset.size, tasks=tasks or [t.name for t in dataset.tasks])
-    return str(caught.value)
 
 
 def test_npy_files_in_folders(root: Path) -> None:

@@ -11,32 +11,14 @@ import pytest
 from PIL import Image
 
 from bmtas.data.batches import Loader, collate
-from bmtas.data.downloads.base import Download
-from bmtas.data.source import open_dataset
 from bmtas.errors import UsageError
 from bmtas.tasks import TaskKind
+from tests.data.downloaded import opened, refused, state
 from tests.data.mirror import mirrored
 from tests.data.trees_omniglot import ALPHABETS, SIDE, drawing, write_omniglot, write_packed
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "omniglot"
 NAMES = ("Anglo-Saxon_Futhorc", "Greek", "Japanese_katakana", "Malayalam")
-
-
-def state(root: Path) -> dict[str, str]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def opened(path: Path) -> Download:
-    dataset = open_dataset(str(path))
-    assert isinstance(dataset, Download)
-    return dataset
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(UsageError) as caught:
-        open_dataset(str(path))
-    return str(caught.value)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from bmtas.data.downloads.base import Download
-from bmtas.data.source import open_dataset
 from bmtas.errors import UsageError
 from bmtas.tasks import TaskKind
+from tests.data.downloaded import opened, refused, state
 from tests.data.mirror import mirrored
 from tests.data.trees_taskonomy import BUILDINGS, ENDINGS, VIEWS, H, W, labels, save, write_taskonomy
 
@@ -22,26 +22,9 @@ NAMES = ["semseg", "normals", "depth", "keypoints", "edges"]
 CSV = "id,train,val,test\nAllensville,1,0,0\nBeechwood,0,1,0\nCoffeen,0,0,1\nDarden,1,0,0\nElsewhere,1,0,0\n"
 
 
-def state(root: Path) -> dict[str, str]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_taskonomy(tmp_path / "data")
-
-
-def opened(path: Path) -> Download:
-    dataset = open_dataset(str(path))
-    assert isinstance(dataset, Download)
-    return dataset
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(UsageError) as caught:
-        open_dataset(str(path))
-    return str(caught.value)
 
 
 def buildings(dataset: Download) -> dict[str, set[str]]:
