@@ -25,6 +25,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from _study import interval, markdown, with_spread
 
 from bmtas.files import write_json
 
@@ -113,6 +116,25 @@ def finish(cell: Cell, options: argparse.Namespace, record: Record) -> None:
             print(f"{key}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
+def differences(networks: list[dict[str, Any]], budgets: list[str]) -> str:
+    """Return how much better the networks found are than the others, in points of Delta_m, taken seed by seed."""
+    gains: dict[tuple[str, str], dict[int, float]] = {}
+    for network in networks:
+        key = (network["label"], "".join(network["budgets"]))
+        gains.setdefault(key, {})[network["seed"]] = network["delta_m_percent"]
+    lines = []
+    for budget in budgets:
+        found = gains["branched", budget]
+        for (label, of), others in gains.items():
+            if of in ("", budget) and label not in ("branched", "single") and set(found) == set(others):
+                gaps = [found[seed] - others[seed] for seed in sorted(found)]
+                wins = sum(gap > 0 for gap in gaps)
+                lines.append(
+                    [budget, f"branched - {label}", with_spread(gaps, 2, "+"), interval(gaps), f"{wins} of {len(gaps)}"]
+                )
+    return markdown(["budget", "difference", "points of Delta_m", "95 % interval of the mean", "seeds ahead"], lines)
+
+
 def main() -> None:
     """Run all cells and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,7 +166,10 @@ def main() -> None:
     with ThreadPoolExecutor(max_workers=options.jobs) as pool:
         for phase in (first, then):
             list(pool.map(lambda cell: finish(cell, options, record), phase))
-    print(start(compare, options.threads))
+    start(compare, options.threads)
+    print((options.docs / "ccp_table.md").read_text())
+    everything = start(["bmtas", "compare", "--runs", str(options.folder), "--json", "-"], options.threads)
+    print(differences(json.loads(everything)["networks"], options.budgets))
 
 
 if __name__ == "__main__":

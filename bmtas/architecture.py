@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Architecture:
     tasks: tuple[str, ...]
     groupings: tuple[Grouping, ...]
     shared_stem: bool = True
-    method: str = "branched"
+    method: str = field(default="branched", compare=False)  # how it was found; equal trees are equal networks
 
     def __post_init__(self) -> None:
         """Put blocks into canonical order and check them. Raises UsageError where a grouping breaks the rules."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bmtas.config import Method, RunConfig
+from bmtas.config import Method
 from bmtas.errors import UsageError
 from bmtas.measured import Measured, check_alike, check_metrics, latencies_of_one_device, measured_networks, told_apart
 from bmtas.runs import Run
@@ -87,6 +87,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     configs = [run.config() for run in runs]
     check_alike(runs, configs)
     found = [measured_networks(run, config) for run, config in zip(runs, configs, strict=True)]
+    idle = [run.name for run, of_run in zip(runs, found, strict=True) if not of_run]
     measured = [network for of_run in found for network, _ in of_run]
     contents = [(network, content) for of_run in found for network, content in of_run]
     if not measured:
@@ -106,7 +107,13 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         first["images"],
         rows,
         tuple(networks),
-        (*notes, *repeated, *devices, *_differences_in_training(runs, configs)),
+        (
+            *(f"{name} has no measured network and is left out" for name in idle),
+            *notes,
+            *repeated,
+            *devices,
+            *_differences_in_training([run for run in runs if run.name not in idle]),
+        ),
     )
 
 
@@ -192,9 +199,10 @@ def _row(group: Sequence[Measured]) -> Row:
     )
 
 
-def _differences_in_training(runs: Sequence[Run], configs: Sequence[RunConfig]) -> list[str]:
+def _differences_in_training(runs: Sequence[Run]) -> list[str]:
     """Return notes on what was trained differently; that is no reason not to compare, but one to know."""
     notes = []
+    configs = [run.config() for run in runs]
     settings = [{**c.train.model_dump(mode="json"), "weights": c.weights, "train_size": c.train_size} for c in configs]
     for key in settings[0]:
         values = {str(of_run[key]): run.name for run, of_run in zip(runs, settings, strict=True)}

@@ -13,12 +13,13 @@ from bmtas.tasks import Task
 from costs.units import Resource, format_quantity
 
 _ARROWS = {True: "\u2191", False: "\u2193"}
+_PLUS_MINUS = "\u00b1"
 _SHARE_DIGITS, _OTHER_DIGITS = 4, 2
 
 
-def table_head(comparison: Comparison) -> list[str]:
-    """Return the titles of the columns that tables for people have."""
-    resources = _resources(comparison)
+def table_head(comparison: Comparison, *, brief: bool = False) -> list[str]:
+    """Return the titles of the columns that tables for people have; `brief` leaves out all costs but the first."""
+    resources = _resources(comparison, brief=brief)
     latency = ["ms"] if any(row.latency_ms for row in comparison.rows) else []
     backbone = ["backbone"] if comparison.several_backbones else []
     tasks = [f"{task.name} {task.metric} {_ARROWS[task.higher_is_better]}" for task in comparison.tasks]
@@ -26,7 +27,7 @@ def table_head(comparison: Comparison) -> list[str]:
     return ["network", *backbone, "budget", "seeds", *costs, *latency, *tasks, "Delta_m % \u2191"]
 
 
-def table_cells(comparison: Comparison) -> list[list[str]]:
+def table_cells(comparison: Comparison, *, brief: bool = False) -> list[list[str]]:
     """Return the rows of tables for people, a cell per title of `table_head`; mean \u00b1 deviation, `-` where not measured."""
     latency = any(row.latency_ms for row in comparison.rows)
     return [
@@ -35,7 +36,7 @@ def table_cells(comparison: Comparison) -> list[list[str]]:
             *([row.backbone] if comparison.several_backbones else []),
             ", ".join(row.budgets),
             str(len(row.seeds)),
-            *(_cost(row.costs.get(resource.value), resource) for resource in _resources(comparison)),
+            *(_cost(row.costs.get(resource.value), resource) for resource in _resources(comparison, brief=brief)),
             *([_number(row.latency_ms, 1)] if latency else []),
             *(_metric(row, task) for task in comparison.tasks),
             _number(row.delta_m_percent, 2, "+"),
@@ -70,7 +71,8 @@ def to_latex(comparison: Comparison) -> str:
     head = [_escaped(title) for title in table_head(comparison)]
     rows = [" & ".join(_escaped(cell) for cell in cells) + r" \\" for cells in table_cells(comparison)]
     lines = [
-        f"% {caption(comparison)}",
+        "% needs \\usepackage{booktabs}",
+        f"% {caption(comparison).replace(_PLUS_MINUS, '+-')}",
         *(f"% {note}" for note in comparison.notes),
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
@@ -122,8 +124,9 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _resources(comparison: Comparison) -> list[Resource]:
-    return [r for r in Resource if any(r.value in row.costs for row in comparison.rows)]
+def _resources(comparison: Comparison, *, brief: bool = False) -> list[Resource]:
+    known = [r for r in Resource if any(r.value in row.costs for row in comparison.rows)]
+    return known[:1] if brief else known
 
 
 def _cost(spread: Spread | None, resource: Resource) -> str:

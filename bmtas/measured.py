@@ -189,12 +189,17 @@ def check_metrics(contents: Sequence[tuple[Measured, dict[str, Any]]]) -> None:
     """Raise UsageError unless all were measured on the same images."""
     first, content = contents[0]
     for network, other in contents:
-        for what, one, two in (
-            ("at different sizes", content["size"], other["size"]),
-            ("on different numbers of images", content["images"], other["images"]),
+        for what, one, two, fix in (
+            ("at different sizes", content["size"], other["size"], "begin runs with the same --train-size"),
+            (
+                "on different numbers of images",
+                content["images"],
+                other["images"],
+                "measure them alike: `bmtas evaluate --images`",
+            ),
         ):
             if one != two:
                 raise UsageError(
                     f"{first.network} of {first.run} and {network.network} of {network.run} were measured {what} ({one} and {two}); "
-                    "measure them alike with `bmtas evaluate`, or begin runs with the same --train-size"
+                    f"{fix}"
                 )

@@ -112,6 +112,9 @@ def plan_search(request: Request) -> Plan:
     else:
         search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
     train_size = request.train_size or _smaller(size, preset.train_pixels)
+    if not hasattr(dataset, "splits"):  # generated data, which not every size can be made of; files can be resized
+        for asked_size in {train_size, *([search_size] if request.method is Method.BRANCHED else [])}:
+            dataset.load("train", 0, size=asked_size, tasks=())
     weights = request.weights or preset.weights
     if weights == "none":
         whose = "" if request.weights else f", as the preset {request.preset.value} has it"

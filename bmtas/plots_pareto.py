@@ -18,8 +18,10 @@ _GIGA = 1e9
 def draw_pareto(comparison: Comparison, path: Path) -> None:
     """Draw a point per row: multiply-adds and Delta_m, with the deviation over seeds; rows of one method are joined by a line.
 
-    Raises UsageError if no row has a Delta_m, EnvironmentProblem where matplotlib is not installed.
+    Raises UsageError if no row has a Delta_m or the file is no .png, EnvironmentProblem where matplotlib is not installed.
     """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--picture {path}: the picture is a PNG; give it a name that ends in .png")
     series: dict[str, list[Row]] = {}
     for row in comparison.rows:
         if row.delta_m_percent is not None and Resource.MADDS.value in row.costs:

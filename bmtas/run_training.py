@@ -11,6 +11,7 @@ import numpy as np
 
 from bmtas.checkpoint import has_checkpoint, load_checkpoint
 from bmtas.config import RunConfig
+from bmtas.data.downloads.base import Download
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import open_dataset
 from bmtas.errors import BmtasError, UsageError
@@ -30,10 +31,16 @@ def open_run_dataset(run: Run) -> Dataset:
     dataset = open_dataset(config.data)
     if dataset.fingerprint() != config.data_fingerprint:
         raise UsageError(
-            f"{config.data} has changed since {run.path} was made, so results would not belong together; begin a new run with "
-            "`bmtas search`, or restore the data"
+            f"{config.data} has changed since {run.path} was made{_gone(dataset)}, so results would not belong together; restore the "
+            "data, and the same command goes on, or begin a new run with `bmtas search`"
         )
     return dataset
+
+
+def _gone(dataset: Dataset) -> str:
+    """Return which file is missing, for a message, where the data set can tell."""
+    absent = dataset.missing() if isinstance(dataset, Download) else []
+    return f" ({len(absent)} files are missing, {absent[0]} for one)" if absent else ""
 
 
 def train_network(run: Run, name: str, progress: Progress, how: How) -> str | None:

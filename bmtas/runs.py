@@ -193,7 +193,7 @@ def measured_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def open_run(root: Path, name: str | None) -> Run:
-    """Return the run called `name` (a folder's name under `root`, or a path), or the latest one for None.
+    """Return the run called `name` (a folder's name under `root`, its number, or a path), or the latest one for None.
 
     Raises UsageError if there is none; the message names the command that makes one.
     """
@@ -205,6 +205,9 @@ def open_run(root: Path, name: str | None) -> Run:
     for path in (root / name, Path(name)):
         if (path / "run.json").exists():
             return Run(path)
+    numbered = [run for run in runs if name.isdecimal() and _number(run.path) == int(name)]
+    if len(numbered) == 1:
+        return numbered[0]
     known = ", ".join(run.name for run in reversed(runs))
     raise UsageError(f"no run called {name!r} under {root.resolve()}; there {'is ' + known if known else 'are none'}")
 

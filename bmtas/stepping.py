@@ -77,7 +77,7 @@ def _after_loss(step: int, *, kept: bool) -> str:
     if not step:
         return "Nothing had been learned yet: put the file right, and give the same command again"
     saved = f"Everything up to step {step} is saved" if kept else "What was saved before stands as it was"
-    return f"{saved}: put the file right, and the same command goes on from there"
+    return f"{saved}: put the file back as it was, and the same command goes on from there; with other data it is another run"
 
 
 def _tell_waiting(waited_s: float, whole_s: float, progress: Progress) -> None:

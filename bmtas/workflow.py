@@ -116,7 +116,6 @@ def _write_found(run: Run, plan: Plan, found: Found) -> None:
         run.architecture_path,
         {
             **found.architecture.to_json(),
-            "found_by": plan.config.method.value,
             "costs": {resource.value: value for resource, value in stated.items()},
             "measured": {resource.value: value for resource, value in measured.items()},
             **found.details,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -48,18 +48,27 @@ def compare_command(
             write_text(path, text(comparison))
     if picture is not None:
         draw_pareto(comparison, picture)
-    written = [path for path in (markdown, latex, csv, picture) if path is not None]
+    named = Path(json) if json not in (None, "-") else None
+    written = [path for path in (markdown, latex, csv, named, picture) if path is not None]
     if json is not None:
         emit_json(to_json(comparison), json)
     if json != "-":
-        out().print(_view(comparison))
+        console = out()
+        console.print(_view(comparison, brief=console.width < _WIDE))
     for note in comparison.notes:
         err().print(note, markup=False)
     if written:
         err().print("written: " + ", ".join(map(str, written)), markup=False)
 
 
-def _view(comparison: object) -> object:
+_WIDE = 120
+"""Characters a line from which on the table has room for all costs."""
+_NAMING = 2
+"""The first columns, by which rows are told apart."""
+
+
+def _view(comparison: object, *, brief: bool) -> object:
+    from rich import box
     from rich.table import Table
 
     from bmtas.comparison import Comparison
@@ -67,8 +76,17 @@ def _view(comparison: object) -> object:
 
     assert isinstance(comparison, Comparison)
     view = Table(title="networks side by side", caption=caption(comparison))
-    for number, title in enumerate(table_head(comparison)):
-        view.add_column(title.replace(" ", "\n", 1), justify="right" if number else "left")
-    for cells in table_cells(comparison):
-        view.add_row(*cells)
+    if brief:
+        # No frame, one cost, and the deviation below the mean, so that names break and no number does.
+        view.box, view.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
+    for number, title in enumerate(table_head(comparison, brief=brief)):
+        heading = title.replace(" ", "\n")
+        wraps = not brief or number < _NAMING
+        justify: Literal["left", "right"] = "right" if number else "left"
+        view.add_column(heading, justify=justify, overflow="fold", no_wrap=not wraps)
+    for cells in table_cells(comparison, brief=brief):
+        numbers = cells[_NAMING:]
+        if brief:
+            numbers = [cell.replace(" \u00b1 ", "\n\u00b1").replace(" ", "\n") for cell in numbers]
+        view.add_row(*cells[:_NAMING], *numbers)
     return view

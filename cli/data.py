@@ -141,6 +141,12 @@ def show_report(report: Any, console: Any) -> None:
     if left_out:
         which = ", ".join(left_out) if len(left_out) <= SHOWN else f"{len(left_out)} of {len(report.tasks)} tasks"
         say(f"left out unless named by --tasks: {which}")
+    for split in report.splits:
+        if (split.difference or 0) < 0:
+            say(
+                f"{split.name} has {-split.difference} images fewer than the published data: an incomplete download, or a part of it",
+                "red",
+            )
     total = sum(split.images for split in report.splits)
     if report.missing:
         say(missing_files(report.missing), "red")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,16 @@ from cli.options import DEFAULT_RUNS, Device, Json, Quiet, RunName, Runs
 
 def evaluate_command(
     network: Annotated[
-        str | None, typer.Option("--network", help="found, shared, separate, or all; every trained one if left out.")
+        str | None,
+        typer.Option("--network", help="found, shared, separate, inherited, or all; every trained one if left out."),
     ] = None,
-    images: Annotated[Optional[int], typer.Option(min=1, help="Use only this many validation images.")] = None,  # noqa: UP045
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Use only so many validation images, spread over the split; takes the place of what was measured before.",
+        ),
+    ] = None,
     device: Device = "auto",
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,

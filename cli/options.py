@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder in which run folders are kept.", envvar="BMTAS_RUNS")]
-RunName = Annotated[Optional[str], typer.Option("--run", help="Name or path of a run; the latest one if left out.")]  # noqa: UP045 -- typer reads it on 3.10
+RunName = Annotated[
+    str | None, typer.Option("--run", help="Name, number or path of a run; the latest one if left out.")
+]
 Json = Annotated[
     str | None, typer.Option("--json", help="Write the result as JSON to this file, or to standard output for '-'.")
 ]

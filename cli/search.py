@@ -16,7 +16,11 @@ def search_command(
         typer.Option(help="9GMAdds, 4.5MParams or 64MiB, or a unit of --table; may be given once per resource."),
     ] = None,
     data: Annotated[
-        str, typer.Option(help="scenes (generated, nothing to download), a manifest (.yaml), or planted (for checks).")
+        str,
+        typer.Option(
+            help="scenes (generated, nothing to download), a manifest (.yaml), the folder of a data set as it is downloaded, or "
+            "planted (for checks)."
+        ),
     ] = "scenes",
     method: Annotated[
         str,
@@ -27,7 +31,10 @@ def search_command(
     ] = "branched",
     reference: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--from", help="The run whose tree --method permuted permutes; its budget is kept."),
+        typer.Option(
+            "--from",
+            help="The run whose tree --method permuted permutes; its budget is kept unless --budget gives another.",
+        ),
     ] = None,
     tasks: Annotated[
         str | None,
@@ -225,7 +232,8 @@ def _describe(plan: Any, json: str | None) -> None:
             f"networks {separate}"
         )
     if not plan.budgets:
-        console.print("no budget: whatever the search comes to is handed over")
+        whatever = "whatever the search comes to is handed over" if config.method is Method.BRANCHED else "none is kept"
+        console.print(f"no budget: {whatever}")
     if config.method is Method.BRANCHED:
         console.print(f"estimator: {search.estimator.value}; decode: {config.decode.value}")
         console.print(

@@ -85,7 +85,7 @@ def render_run(run: Any, console: Any) -> None:
             + ("" if column_label(r) == r.label else " (own table)")
         )
     if config.method is not Method.BRANCHED:
-        console.print(f"method: {config.method.value}, no search")
+        console.print(f"method: {config.method.value}, no search{_how(run)}", markup=False, soft_wrap=True)
     elif all(count == 1 for count in architecture.group_counts):
         console.print(
             "this is the all-shared network: the most probable one of the search, though the budget allows more"
@@ -98,6 +98,15 @@ def render_run(run: Any, console: Any) -> None:
             f"this is the best tree that a bounded search found; with so many tasks a more probable one may exist{bound}"
         )
     console.print(_sharing(architecture))
+
+
+def _how(run: Any) -> str:
+    """Return what is worth knowing of how a baseline came to its tree."""
+    share = (run.read_result(run.architecture_path) or {}).get("share_of_budget")
+    picture = run.search_folder / "affinity.png"
+    told = [f"{share:.1%} of the budget used"] if share is not None else []
+    told += [f"the tasks' affinities are drawn in {picture}"] if picture.exists() else []
+    return "".join(f"; {text}" for text in told)
 
 
 def _tree(architecture: Any, table: Any) -> Any:

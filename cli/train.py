@@ -48,7 +48,9 @@ def train_command(
     if init == "search":
         if not {FOUND, INHERITED} & set(names):
             raise UsageError(f"--init search: only the network found can inherit, not {' and '.join(names)}")
-        names = list(dict.fromkeys(INHERITED if name == FOUND else name for name in names))
+        # Beside the others, which it is compared with; otherwise instead of the network found.
+        names = [*names, INHERITED] if network == "all" else [INHERITED if name == FOUND else name for name in names]
+        names = list(dict.fromkeys(names))
     for name in names:
         chosen.architecture(name)  # says which command comes first, before anything runs
     how = How(join_processes(device), compile=compiled)

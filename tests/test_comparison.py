@@ -151,6 +151,8 @@ def test_without_singles_there_is_no_gain(tmp_path: Path) -> None:
     assert "--method single" in comparison.notes[0]
     with pytest.raises(UsageError, match="no network has a Delta_m"):
         draw_pareto(comparison, tmp_path / "p.png")
+    with pytest.raises(UsageError, match=r"ends in \.png"):
+        draw_pareto(comparison, tmp_path / "p.jpg")
 
 
 def test_a_metric_without_any_label_is_missing_not_zero(tmp_path: Path) -> None:
@@ -242,6 +244,17 @@ def test_of_two_equal_networks_the_one_with_a_latency_is_shown(tmp_path: Path) -
     bench(runs[1], "board", 5.0)
     (row,) = compare_runs(runs).rows
     assert row.latency_ms == Spread(5.0, None)
+
+
+def test_a_run_that_was_not_measured_is_told_and_its_settings_are_of_no_interest(tmp_path: Path) -> None:
+    runs = [
+        run_of(tmp_path, Method.SINGLE, 0, (0.5, 2.0)),
+        run_of(tmp_path, Method.SHARED, 0, (0.4, 2.0), train=PRESETS[Preset.PAPER].train),
+    ]
+    (runs[1].network("found") / "metrics.json").unlink()
+    comparison = compare_runs(runs)
+    assert [row.label for row in comparison.rows] == ["single"]
+    assert comparison.notes == ("002-shared has no measured network and is left out",)
 
 
 def test_nothing_measured_says_what_to_do(tmp_path: Path) -> None:

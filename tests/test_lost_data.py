@@ -167,7 +167,7 @@ def test_a_file_that_is_lost_at_once_leaves_the_checkpoint_as_it_was(
         path = image / f"{name}.png"
         content = path.read_bytes()
         path.write_bytes(content[:64] + bytes(len(content) - 64))
-    with pytest.raises(LostDataError, match=r"What was saved before stands as it was: put the file right"):
+    with pytest.raises(LostDataError, match=r"What was saved before stands as it was: put the file back as it was"):
         train(run, Silent())
     assert done > 0
     assert (run.network(SHARED) / "checkpoint.pt").read_bytes() == before

@@ -28,6 +28,19 @@ def test_the_preset_decides_whether_cycles_are_passes() -> None:
     assert plan_search(Request(**common)).config.search.weight_steps_per_cycle == 3
 
 
+def test_a_size_that_generated_images_cannot_have_is_refused_before_anything_begins() -> None:
+    common = {"data": "planted", "backbone": "tiny", "budgets": ("4MMAdds",)}
+    with pytest.raises(UsageError, match="each side needs at least 32"):
+        plan_search(Request(**common, train_size=(16, 16)))
+    with pytest.raises(UsageError, match="each side needs at least 32"):
+        plan_search(Request(**common, search_size=(16, 16)))
+
+
+def test_a_path_that_is_not_there_is_called_that() -> None:
+    with pytest.raises(UsageError, match="there is no file or folder /nowhere/PASCAL_MT"):
+        plan_search(Request(data="/nowhere/PASCAL_MT"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,21 @@ def test_a_run_is_opened_by_name_or_path(tmp_path: Path, config: RunConfig) -> N
     assert open_run(Path("elsewhere"), str(first.path)).path == first.path
     with pytest.raises(UsageError, match=r"'003-c' under .* there is 001-a, 002-b"):
         open_run(tmp_path, "003-c")
+
+
+def test_a_run_is_opened_by_its_number_where_that_is_clear(tmp_path: Path, config: RunConfig) -> None:
+    for label in ("a", "b"):
+        create_run(tmp_path, label, config, TABLE)
+    assert open_run(tmp_path, "2").name == open_run(tmp_path, "002").name == "002-b"
+    (tmp_path / "001-a").rename(tmp_path / "002-a")
+    with pytest.raises(UsageError, match="no run called '2'"):
+        open_run(tmp_path, "2")
+
+
+def test_runs_that_are_made_at_the_same_time_get_different_folders(tmp_path: Path, config: RunConfig) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: create_run(tmp_path, "x", config, TABLE).name, range(8)))
+    assert len(set(made)) == 8
 
 
 def test_a_configuration_comes_back_as_it_was_written(tmp_path: Path, config: RunConfig) -> None:

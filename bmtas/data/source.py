@@ -74,6 +74,9 @@ def open_dataset(spec: str) -> Dataset:
         raise UsageError(
             f"the folder {spec} holds no {MANIFEST_NAME} and none of the data sets that are known by their files:\n{EXPECTED}\n{_HOW_TO}"
         )
+    if "/" in spec or "\\" in spec:
+        raise UsageError(f"there is no file or folder {spec}; check the path")
     raise UsageError(
-        f"unknown data {spec!r}; {nearest(spec, NAMES)}, a manifest (.yaml) or a folder with one\n{_HOW_TO}"
+        f"unknown data {spec!r}; {nearest(spec, NAMES)}, a manifest (.yaml), or a folder with one or with a data set as it is "
+        f"downloaded\n{_HOW_TO}"
     )

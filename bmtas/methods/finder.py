@@ -50,6 +50,7 @@ def named(plan: Plan, groupings: Any) -> Architecture:
     names = [task["name"] for task in plan.config.tasks]
     return Architecture(
         backbone=plan.config.backbone,
+        method=plan.config.method.value,
         tasks=tuple(names),
         groupings=tuple(tuple(tuple(names[i] for i in b) for b in g) for g in groupings),
     )

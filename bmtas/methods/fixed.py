@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bmtas.architecture import Architecture
@@ -47,9 +48,9 @@ class FixedFinder:
         names, layers = [task["name"] for task in config.tasks], len(table.layers)
         details: dict[str, Any] = {}
         if config.method is Method.SINGLE:
-            return Found(Architecture.separate(config.backbone, names, layers))
+            return Found(replace(Architecture.separate(config.backbone, names, layers), method=config.method.value))
         if config.method is Method.SHARED:
-            return Found(Architecture.shared(config.backbone, names, layers))
+            return Found(replace(Architecture.shared(config.backbone, names, layers), method=config.method.value))
         if config.method is Method.VANILLA:
             tree = vanilla_tree(table, budgets)
         elif config.method is Method.RANDOM:

@@ -121,5 +121,5 @@ def test_a_search_checkpoint_of_another_search_is_refused(run: Run, bmtas_: Call
     torch.save(state, target / "search/checkpoint.pt")
     result = bmtas_("train", "--init", "search", "--runs", target.parent)
     assert result.code == 2
-    assert "does not belong to this search" in " ".join(result.err.split())
+    assert "does not hold the weights of this search" in " ".join(result.err.split())
     assert not (target / "networks/inherited/weights.pt").exists()

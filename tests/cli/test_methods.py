@@ -89,7 +89,7 @@ def train(baselines: Baselines, bmtas: Callable[..., Any], method: str, network:
 def test_every_method_keeps_the_budget_and_says_who_found_the_tree(baselines: Baselines, method: str) -> None:
     path = baselines.paths[method]
     found = read(path / "architecture.json")
-    assert found["found_by"] == method
+    assert found["method"] == method
     groups = sum(map(len, found["groupings"]))
     stems = 4 if method == "single" else 1
     assert found["costs"]["madds"] == found["measured"]["madds"] == stems * STEM + 4 * HEAD + groups * GROUP
