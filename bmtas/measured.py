@@ -61,6 +61,22 @@ def check_alike(runs: Sequence[Run], configs: Sequence[RunConfig]) -> None:
                 )
 
 
+def alike_the_last(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return those of `runs` that have data, tasks and size of the last one, and a note on the others."""
+    kept, left = [], []
+    for run in runs:
+        try:
+            check_alike([runs[-1], run], [runs[-1].config(), run.config()])
+        except UsageError:
+            left.append(run.name)
+        else:
+            kept.append(run)
+    if not left:
+        return kept, []
+    names = ", ".join(left)
+    return kept, [f"left out, because data, tasks or size are not those of {runs[-1].name}: {names}"]
+
+
 def _compared_tasks(config: RunConfig) -> list[dict[str, Any]]:
     """Return what of the tasks decides the metrics."""
     return [

@@ -13,7 +13,10 @@ from cli.options import DEFAULT_RUNS, Json, Runs
 def compare_command(
     names: Annotated[
         Optional[list[str]],  # noqa: UP045 -- typer reads it on 3.10
-        typer.Argument(metavar="RUN...", help="Names or paths of runs; all runs with measured networks if left out."),
+        typer.Argument(
+            metavar="RUN...",
+            help="Names, numbers or paths of runs; if left out, all with measured networks that are like the latest one.",
+        ),
     ] = None,
     markdown: Annotated[Optional[Path], typer.Option(help="Write the table in Markdown to this file.")] = None,  # noqa: UP045
     latex: Annotated[Optional[Path], typer.Option(help="Write the table as a LaTeX tabular to this file.")] = None,  # noqa: UP045
@@ -35,13 +38,21 @@ def compare_command(
     from bmtas.comparison_text import to_csv, to_json, to_latex, to_markdown
     from bmtas.errors import UsageError
     from bmtas.files import write_text
+    from bmtas.measured import alike_the_last
     from bmtas.plots_pareto import draw_pareto
     from bmtas.runs import all_runs, measured_runs, open_run
     from cli.console import emit_json, err, out
 
-    chosen = [open_run(runs, name) for name in names] if names else measured_runs(all_runs(runs))
-    if not chosen:
-        raise UsageError(f"no run under {runs.resolve()} has a measured network; `bmtas train` trains and measures one")
+    left: list[str] = []
+    if names:
+        chosen = [open_run(runs, name) for name in names]
+    else:
+        measured = measured_runs(all_runs(runs))
+        if not measured:
+            raise UsageError(
+                f"no run under {runs.resolve()} has a measured network; `bmtas train` trains and measures one"
+            )
+        chosen, left = alike_the_last(measured)
     comparison = compare_runs(chosen)
     for path, text in ((markdown, to_markdown), (latex, to_latex), (csv, to_csv)):
         if path is not None:
@@ -55,7 +66,7 @@ def compare_command(
     if json != "-":
         console = out()
         console.print(_view(comparison, brief=console.width < _WIDE))
-    for note in comparison.notes:
+    for note in (*left, *comparison.notes):
         err().print(note, markup=False)
     if written:
         err().print("written: " + ", ".join(map(str, written)), markup=False)

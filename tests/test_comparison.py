@@ -17,8 +17,9 @@ from bmtas.comparison_text import to_csv, to_json, to_latex, to_markdown
 from bmtas.config import PRESETS, Estimator, Method, Preset, RunConfig
 from bmtas.errors import UsageError
 from bmtas.files import write_json
+from bmtas.measured import alike_the_last
 from bmtas.plots_pareto import draw_pareto
-from bmtas.runs import Run, create_run
+from bmtas.runs import Run, all_runs, create_run, measured_runs
 from bmtas.tasks import Task, TaskKind
 from costs.table import CostTable, FixedCost, LayerCost
 from costs.units import Resource
@@ -177,6 +178,16 @@ def test_unlike_runs_are_refused(tmp_path: Path, changes: dict[str, Any], said: 
     runs = [run_of(tmp_path, Method.SINGLE, 0, (0.5, 2.0)), run_of(tmp_path, Method.SHARED, 0, (0.4, 2.0), **changes)]
     with pytest.raises(UsageError, match=said):
         compare_runs(runs)
+
+
+def test_of_all_runs_those_like_the_last_are_compared(tmp_path: Path) -> None:
+    for changes in ({}, {"data_fingerprint": "two"}, {"deploy_size": (16, 8)}, {}):
+        run_of(tmp_path, Method.SINGLE, 0, (0.5, 2.0), **changes)
+    kept, notes = alike_the_last(measured_runs(all_runs(tmp_path)))
+    assert [run.name for run in kept] == ["001-single", "004-single"]
+    assert notes == [
+        "left out, because data, tasks or size are not those of 004-single: 002-single, 003-single",
+    ]
 
 
 def test_another_weight_of_a_loss_is_no_other_metric(tmp_path: Path) -> None:
