@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from bmtas.data.batches import Loader
 from bmtas.data.protocol import Dataset, Sample
 from bmtas.device import pick_device
 from bmtas.errors import BmtasError, UsageError
-from bmtas.evaluate import evaluate_constants, evaluate_network
+from bmtas.evaluate import evaluate_network
 from bmtas.files import read_json, write_json
 from bmtas.networks.weights import load_weights
 from bmtas.parallel import How
@@ -161,11 +160,6 @@ class Study:
         return Architecture(backbone=self.config.backbone, tasks=tuple(names), groupings=groupings)
 
     @property
-    def shared(self) -> Architecture:
-        """The network in which all tasks share all layers."""
-        return Architecture.shared(self.config.backbone, self.table.tasks, len(self.table.layers))
-
-    @property
     def separate(self) -> Architecture:
         """One network per task."""
         return Architecture.separate(self.config.backbone, self.table.tasks, len(self.table.layers))
@@ -196,12 +190,6 @@ class Study:
         """Return Delta_m in percent (paper, Eq. 7) over the single-task networks of the same seed; NaN if undefined."""
         gain = delta_m(self.metrics(architecture, seed), self.metrics(self.separate, seed), self.tasks)
         return math.nan if gain is None else gain
-
-    @cached_property
-    def constants(self) -> Metrics:
-        """Each task's metric of the best prediction that is the same for every pixel."""
-        loader = self._validation()
-        return evaluate_constants(lambda: loader.in_order(self._options.batch), self.tasks)
 
     def _validation(self) -> Loader:
         return Loader(self._data, "val", self.tasks, self.config.train_size)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from bmtas.architecture import Architecture
 from bmtas.config import PRESETS, Decode, Method, Preset, ResourceTermKind, RunConfig, SearchSettings, reduced_size
 from bmtas.data.batches import split_indices
+from bmtas.data.chosen import labelled
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import canonical, open_with_tasks
 from bmtas.errors import BudgetError, UsageError
@@ -103,7 +104,8 @@ def plan_search(request: Request) -> Plan:
         table = join_tables(table, own, str(request.table))
     search = _overridden(preset.search, request.search_overrides, _SEARCH_OPTIONS)
     if preset.whole_passes:
-        search = _whole_passes(search, len(dataset.ids("train")), request.seed)
+        images = labelled(dataset, "train", [task.name for task in tasks])
+        search = _whole_passes(search, len(images), request.seed)
     budgets, notes = _budgets(asked, table, request.method, search.resource_term)
     if request.decode is Decode.ARGMAX and budgets:
         raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
