@@ -14,7 +14,15 @@ from typing import Any
 
 from bmtas.config import Method
 from bmtas.errors import UsageError
-from bmtas.measured import Measured, check_alike, check_metrics, latencies_of_one_device, measured_networks, told_apart
+from bmtas.measured import (
+    Measured,
+    by_row,
+    check_alike,
+    check_metrics,
+    latencies_of_one_device,
+    measured_networks,
+    told_apart,
+)
 from bmtas.runs import Run
 from bmtas.summary import delta_m
 from bmtas.tasks import Task
@@ -167,9 +175,6 @@ def _primary(network: Measured, tasks: tuple[Task, ...]) -> dict[str, float]:
 
 
 def _grouped(networks: Sequence[Measured]) -> list[list[Measured]]:
-    groups: dict[tuple[Any, ...], list[Measured]] = {}
-    for network in networks:
-        groups.setdefault(network.row, []).append(network)
     labels = [method.value for method in _ORDER]
 
     def place(group: list[Measured]) -> tuple[Any, ...]:
@@ -178,7 +183,7 @@ def _grouped(networks: Sequence[Measured]) -> list[list[Measured]]:
         cost = math.fsum(n.costs.get(Resource.MADDS.value, 0.0) for n in group) / len(group)
         return first.backbone, rank, first.label, cost
 
-    return sorted(groups.values(), key=place)
+    return sorted(by_row(networks), key=place)
 
 
 def _row(group: Sequence[Measured]) -> Row:

@@ -8,13 +8,20 @@ import torch
 from torch import Tensor
 
 from bmtas.data.batches import Batch
-from bmtas.data.counts import label_counts
+from bmtas.data.counts import has_label
 from bmtas.losses import task_loss
 from bmtas.tasks import Task, TaskKind
 
 _STEPS, _RATE = 150, 0.1
 _PIXELS = 2048
 """About so many of each image are looked at, spread evenly: a constant is as good on them."""
+
+
+def everywhere(task: Task, constant: Tensor, label: Tensor) -> Tensor:
+    """Return the raw prediction `constant` (channels,) for every position of a label batch: (N, channels[, H, W])."""
+    if not task.dense:
+        return constant.expand(len(label), -1)
+    return constant[None, :, None, None].expand(len(label), -1, *label.shape[-2:])
 
 
 def constant_losses(batches: Sequence[Batch], tasks: Sequence[Task]) -> dict[str, float]:
@@ -30,7 +37,7 @@ def _constant_loss(labels: Sequence[Tensor], task: Task) -> float:
         height, width = labels[0].shape[-2:]
         stride = max(1, int((height * width / _PIXELS) ** 0.5))
         labels = [label[..., ::stride, ::stride] for label in labels]
-    labels = [label for label in labels if _labelled(task, label)]
+    labels = [label for label in labels if has_label(task, label)]
     if not labels:
         return float("nan")
     constant = _start(labels, task).requires_grad_()
@@ -38,15 +45,11 @@ def _constant_loss(labels: Sequence[Tensor], task: Task) -> float:
     best = float("inf")
     for _ in range(_STEPS):
         optimiser.zero_grad()
-        loss = torch.stack([task_loss(task, _everywhere(constant, label, task), label) for label in labels]).mean()
+        loss = torch.stack([task_loss(task, everywhere(task, constant, label), label) for label in labels]).mean()
         best = min(best, float(loss.detach()))
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return best
-
-
-def _labelled(task: Task, label: Tensor) -> bool:
-    return bool(label_counts(task, label)[0] > 0)
 
 
 def _start(labels: Sequence[Tensor], task: Task) -> Tensor:
@@ -58,10 +61,3 @@ def _start(labels: Sequence[Tensor], task: Task) -> Tensor:
         known = torch.cat([label[torch.isfinite(label)] for label in labels])
         return known.median().reshape(1).to(dtype)
     return torch.zeros(task.channels, dtype=dtype)
-
-
-def _everywhere(constant: Tensor, label: Tensor, task: Task) -> Tensor:
-    """Return the raw prediction `constant` for every image, and every pixel where the task is dense."""
-    if not task.dense:
-        return constant.expand(len(label), -1)
-    return constant[None, :, None, None].expand(len(label), -1, *label.shape[-2:])

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bmtas.constants import everywhere
 from bmtas.data.batches import Batch
 from bmtas.metrics import build_metric
 from bmtas.tasks import IGNORE, Task, TaskKind
@@ -58,20 +59,12 @@ def evaluate_constants(batches: Callable[[], Iterable[Batch]], tasks: tuple[Task
             for task in tasks:
                 label = batch.labels[task.name]
                 for constant, metric in zip(candidates[task.name], metrics[task.name], strict=True):
-                    metric.update(_spread(task, constant, label), label)
+                    metric.update(everywhere(task, constant, label), label)
         values = {task.name: [m.compute()[task.metric] for m in metrics[task.name]] for task in tasks}
     finally:
         for metric in (m for of_task in metrics.values() for m in of_task):
             metric.close()
     return {task.name: (max if task.higher_is_better else min)(values[task.name]) for task in tasks}
-
-
-def _spread(task: Task, constant: Tensor, label: Tensor) -> Tensor:
-    """Return the raw prediction `constant` (channels,) for every position of a label batch."""
-    if not task.dense:
-        return constant.expand(len(label), -1)
-    height, width = label.shape[-2:]
-    return constant[None, :, None, None].expand(len(label), -1, height, width)
 
 
 class _Statistics:

@@ -162,13 +162,18 @@ def _check_current(run: Run, network: str, tasks: Sequence[Task], content: dict[
             )
 
 
+def by_row(networks: Sequence[Measured]) -> list[list[Measured]]:
+    """Return the networks of each row, rows in the order of their first networks."""
+    groups: dict[tuple[Any, ...], list[Measured]] = {}
+    for network in networks:
+        groups.setdefault(network.row, []).append(network)
+    return list(groups.values())
+
+
 def told_apart(measured: Sequence[Measured]) -> list[Measured]:
     """Return the networks with labels that say in what settings they differ, where more than the seed differs."""
-    groups: dict[tuple[Any, ...], list[Measured]] = {}
-    for network in measured:
-        groups.setdefault(network.row, []).append(network)
     labels: dict[int, str] = {}
-    for group in groups.values():
+    for group in by_row(measured):
         keys = [key for key in group[0].settings if len({repr(n.settings.get(key)) for n in group}) > 1]
         for network in group:
             values = [_value(key, network, group) for key in keys]

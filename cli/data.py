@@ -124,7 +124,7 @@ def show_report(report: Any, console: Any) -> None:
     """Print a `DataReport`."""
     from rich.markup import escape
 
-    from bmtas.data.check import SHOWN, missing_files
+    from bmtas.data.check import SHOWN, cause_lines, missing_files
 
     def say(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, soft_wrap=True)
@@ -152,11 +152,8 @@ def show_report(report: Any, console: Any) -> None:
         say(missing_files(report.missing), "red")
     if report.problems:
         say(f"{sum(p.files for p in report.problems)} problems in {report.read} of {total} images:", "red")
-        for problem in report.problems[:SHOWN]:
-            more = f" (and {problem.files - 1} more files with the same problem)" if problem.files > 1 else ""
-            say(f"- {problem.message}{more}", "red")
-        if len(report.problems) > SHOWN:
-            say(f"... and {len(report.problems) - SHOWN} more kinds of problems", "red")
+        for line in cause_lines([(problem.message, problem.files) for problem in report.problems]):
+            say(line if line.startswith("... and ") else f"- {line}", "red")
     elif report.missing:
         say(f"{report.read} of {total} images looked at: nothing wrong in the files that are there")
     else:

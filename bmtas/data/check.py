@@ -51,7 +51,8 @@ def check_labels(dataset: Dataset, tasks: Sequence[Task], progress: Progress) ->
     progress.start("check data", len(to_check(dataset, names, limit)))
     problems = list(check(dataset, tasks=names, limit=limit, tick=progress.advance))
     if problems:
-        raise UsageError(f"{dataset.name}: {len(problems)} problems in images and labels:\n{_by_cause(problems)}")
+        lines = "\n".join(cause_lines(causes(problems)))
+        raise UsageError(f"{dataset.name}: {len(problems)} problems in images and labels:\n{lines}")
     progress.note(_counts(dataset, names))
     with contextlib.suppress(OSError, BmtasError):  # a cache that cannot be written costs time, nothing else
         write_text(mark, "")
@@ -74,14 +75,14 @@ def causes(problems: Sequence[str]) -> list[tuple[str, int]]:
     return [(messages[0], len(messages)) for messages in found.values()]
 
 
-def _by_cause(problems: Sequence[str]) -> str:
-    """Return a line per kind of problem: its first message, and how many more files have it."""
+def cause_lines(found: Sequence[tuple[str, int]]) -> list[str]:
+    """Return a line per kind of problem in `causes`: its first message, and how many more files have it; not too many."""
     lines = [
         message + (f" (and {count - 1} more files with the same problem)" if count > 1 else "")
-        for message, count in causes(problems)
+        for message, count in found[:SHOWN]
     ]
-    more = [f"... and {len(lines) - SHOWN} more kinds of problems"] if len(lines) > SHOWN else []
-    return "\n".join(lines[:SHOWN] + more)
+    more = [f"... and {len(found) - SHOWN} more kinds of problems"] if len(found) > SHOWN else []
+    return lines + more
 
 
 def _counts(dataset: FolderDataset | Download, names: Sequence[str]) -> str:

@@ -8,6 +8,11 @@ from torch import Tensor
 from bmtas.tasks import IGNORE, Task, TaskKind
 
 
+def has_label(task: Task, label: Tensor) -> bool:
+    """Say whether anything in a batch's labels is valid; shapes as in `label_counts`."""
+    return bool(label_counts(task, label)[0] > 0)
+
+
 def label_counts(task: Task, label: Tensor) -> Tensor:
     """Return (valid, negative) pixels of a batch's labels, or images for classification; (2,) float64 on their device.
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from bmtas.data.batches import Loader
-from bmtas.data.counts import label_counts
+from bmtas.data.counts import has_label
 from bmtas.losses import task_loss
 from bmtas.methods.finder import Found, named
 from bmtas.networks.network import GraphNetwork
@@ -123,8 +123,7 @@ def sample_losses(network: GraphNetwork, loader: Loader, tasks: Sequence[Task], 
 
 
 def _loss(task: Task, prediction: torch.Tensor, label: torch.Tensor) -> float:
-    labelled = bool(label_counts(task, label)[0] > 0)
-    return float(task_loss(task, prediction, label)) if labelled else float("nan")
+    return float(task_loss(task, prediction, label)) if has_label(task, label) else float("nan")
 
 
 def affinities(losses: Floats) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bmtas.metrics.protocol import NAN
+from bmtas.metrics.protocol import NAN, InMemory
 from bmtas.tasks import IGNORE, Task
 
 _THRESHOLDS = torch.arange(0.2, 0.901, 0.05)
@@ -13,7 +13,7 @@ _LEVELS = 255
 _BETA_SQUARED = 0.3  # Achanta et al., "Frequency-tuned salient region detection", CVPR 2009: precision weighs more
 
 
-class Saliency:
+class Saliency(InMemory):
     """IoU per image, mean over images, best of the thresholds 0.2, 0.25, ..., 0.9 (the paper's metric); and max-F.
 
     `max_f` is the best F-measure with beta^2 = 0.3 over 255 thresholds of the mean precision and mean recall of the images
@@ -62,6 +62,3 @@ class Saliency:
         below = _BETA_SQUARED * precision + recall
         f = (1 + _BETA_SQUARED) * precision * recall / torch.where(below > 0, below, 1.0)
         return float(f.max())
-
-    def close(self) -> None:
-        """Hold nothing."""

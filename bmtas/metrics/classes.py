@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmtas.metrics.protocol import NAN
+from bmtas.metrics.protocol import NAN, InMemory
 from bmtas.tasks import IGNORE, Task
 from bmtas.torchvision_remedy import import_torchvision
 
@@ -25,7 +25,7 @@ def _torchmetrics() -> Any:
         return importlib.import_module("torchmetrics.classification")
 
 
-class Segmentation:
+class Segmentation(InMemory):
     """Mean intersection over union of one confusion matrix over all valid pixels, and pixel accuracy.
 
     Publications treat classes that are absent differently. `miou`, the default, leaves out those that neither occur nor are
@@ -60,11 +60,8 @@ class Segmentation:
             "pixel_accuracy": float(hit.sum() / matrix.sum()),
         }
 
-    def close(self) -> None:
-        """Hold nothing."""
 
-
-class Classification:
+class Classification(InMemory):
     """Share of images whose class is the most probable one, and among the five most probable ones."""
 
     def __init__(self, task: Task) -> None:
@@ -85,6 +82,3 @@ class Classification:
         if not self._images:
             return {"top1": NAN, "top5": NAN}
         return {"top1": first / self._images, "top5": among / self._images}
-
-    def close(self) -> None:
-        """Hold nothing."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bmtas.metrics.protocol import NAN
+from bmtas.metrics.protocol import NAN, InMemory
 from bmtas.tasks import Task
 
 _BINS_PER_DEGREE = 100
@@ -14,7 +14,7 @@ _SHARES = {"within_11_25_deg": 11.25, "within_22_5_deg": 22.5, "within_30_deg": 
 _DELTAS = {"delta_1": 1.25, "delta_2": 1.25**2, "delta_3": 1.25**3}
 
 
-class Normals:
+class Normals(InMemory):
     """Angle between predicted and labelled normals: mean, median (to 0.01 degrees), and shares below 11.25, 22.5, 30 degrees."""
 
     def __init__(self, task: Task) -> None:
@@ -46,11 +46,8 @@ class Normals:
         shares = {name: below / self._pixels for name, below in self._below.items()}
         return {"mean_angle_deg": self._sum / self._pixels, "median_angle_deg": median / _BINS_PER_DEGREE, **shares}
 
-    def close(self) -> None:
-        """Hold nothing."""
 
-
-class _Errors:
+class _Errors(InMemory):
     """Sums over all valid pixels of a set."""
 
     def __init__(self, task: Task) -> None:
@@ -63,9 +60,6 @@ class _Errors:
 
     def _mean(self, name: str) -> float:
         return self._sums[name] / self._pixels if self._pixels else NAN
-
-    def close(self) -> None:
-        """Hold nothing."""
 
 
 class Depth(_Errors):

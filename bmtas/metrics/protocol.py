@@ -35,6 +35,13 @@ class Metric(Protocol):
         """Let go of what is held beside memory."""
 
 
+class InMemory:
+    """What metrics have in common that hold nothing beside memory."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def build_metric(task: Task) -> Metric:
     """Return a fresh metric for `task`."""
     module, name = _HOMES[task.kind]
