@@ -330,10 +330,12 @@ def test_a_closed_counter_takes_nothing() -> None:
 
 
 SCRIPT = """
+import signal
 import numpy as np
 import bmtas.edges
 bmtas.edges._PIXELS_AT_HOME = 0
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     counter = bmtas.edges.EdgeCounter(0.05, 2)
     print("go", flush=True)
     while True:
