@@ -5,7 +5,7 @@ BMTAS := $(VENV)/bin/bmtas
 RUNS ?= runs
 BUDGET ?= 9GMAdds
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow lint verify-tensorrt clean
 
 setup: $(VENV)/installed
 
@@ -22,8 +22,9 @@ demo: setup
 	$(BMTAS) bench --network all --samples 20 --warmup 3 --runs $(RUNS)
 	$(BMTAS) show --runs $(RUNS)
 
+# A file's tests stay in one process: they share what is dear to make.
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup
 	$(VENV)/bin/python -m pytest -m slow
@@ -32,6 +33,10 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Needs an NVIDIA GPU with TensorRT: builds, proves and measures engines, and writes docs/tensorrt_report.md.
+verify-tensorrt: setup
+	$(VENV)/bin/python benchmarks/verify_tensorrt.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bmtas.errors import UsageError
+from bmtas.errors import UsageError, nearest
 from bmtas.files import read_json
 
 SCHEMA_VERSION = 1
@@ -94,6 +94,23 @@ class Architecture:
         """The groupings with each task as its index in `tasks`: the form in which cost tables take them."""
         index = {name: i for i, name in enumerate(self.tasks)}
         return tuple(tuple(tuple(index[name] for name in b) for b in grouping) for grouping in self.groupings)
+
+    def subset(self, tasks: Sequence[str]) -> Architecture:
+        """Return the architecture of `tasks` alone, in that order: every block without the other tasks.
+
+        Raises UsageError on a task that is not among those of the architecture.
+        """
+        unknown = [name for name in tasks if name not in self.tasks]
+        if unknown:
+            raise UsageError(f"unknown task {unknown[0]!r}; {nearest(unknown[0], self.tasks)}")
+        groupings = tuple(tuple(tuple(t for t in block if t in tasks) for block in g) for g in self.groupings)
+        return Architecture(
+            backbone=self.backbone,
+            tasks=tuple(tasks),
+            groupings=groupings,
+            shared_stem=self.shared_stem,
+            method=self.method,
+        )
 
     def shared_depth(self, a: str, b: str) -> int:
         """Return how many encoder layers the tasks `a` and `b` compute together."""

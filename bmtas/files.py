@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,36 @@ def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` to fill; it takes the place of `path`, and of all in it, only if the block ends well.
+
+    Raises EnvironmentProblem if the disk is full or the folder cannot be written; `path` is then untouched.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        temporary.chmod(0o755)  # mkdtemp makes folders private; a result is as readable as any other
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+        try:
+            if path.exists():
+                path.replace(old / path.name)
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _explained(error: OSError, path: Path) -> Exception:

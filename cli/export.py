@@ -1,61 +1,184 @@
-"""`bmtas export`: ONNX and TensorRT files that are proved equal to the trained network."""
+"""`bmtas export`: files that are proved equal to the trained network, in the formats and precisions of the target."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Network, Quiet, RunName, Runs
+from cli.options import DEFAULT_RUNS, Json, Network, Quiet, RunName, Runs
+from export.formats import help_text
+
+_INT8 = "INT8"
+_ENGINE = "TensorRT"
 
 
 def export_command(
-    file_format: Annotated[
-        str, typer.Option("--format", help="onnx, or tensorrt (an engine, built from the ONNX file).")
-    ] = "onnx",
+    file_format: Annotated[str, typer.Option("--format", help=f"One or several with commas. {help_text()}.")] = "onnx",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or several with commas.")] = "fp32",
     network: Network = "found",
-    images: Annotated[int, typer.Option(min=1, help="Validation images on which the export is proved.")] = 8,
+    tasks: Annotated[
+        str | None, typer.Option(help="Only these tasks, with commas: the network pruned to what they need.")
+    ] = None,
+    outputs: Annotated[
+        Literal["logits", "predictions"],
+        typer.Option(help="Raw outputs, or class ids, probabilities and unit normals, made inside the graph."),
+    ] = "logits",
+    input_type: Annotated[
+        Literal["float32", "uint8"],
+        typer.Option("--input", help="float32: (1,3,H,W) in [-1,1]. uint8: camera frames (1,H,W,3), normalised inside."),
+    ] = "float32",
+    dynamic: Annotated[
+        str | None, typer.Option(help="batch, size, or batch,size: leave these dimensions free (fp32 onnx and pt2).")
+    ] = None,
+    split: Annotated[
+        bool, typer.Option("--split-at-branches", help="Also one ONNX file per stage with a manifest, for rates per task.")
+    ] = False,
+    merge: Annotated[
+        bool,
+        typer.Option("--merge-branches", help="Join branches of equal shape where that measures faster; else leave them."),
+    ] = False,
+    images: Annotated[int, typer.Option(min=1, help="Validation images on which every file is proved.")] = 8,
     tolerance: Annotated[
-        float | None,
+        Optional[list[str]],  # noqa: UP045 -- typer reads no other form on Python 3.10
         typer.Option(
-            min=0,
-            help="Largest difference of raw outputs that passes, relative to a task's largest output (absolute below 1); "
-            "1e-4 for onnx and 1e-3 for tensorrt if left out.",
+            help="1e-4: the largest raw difference that passes, relative to a task's largest output. TASK=NUMBER: a task's limit "
+            "in its own unit (docs/export.md). Can be given several times."
         ),
     ] = None,
+    calibration: Annotated[
+        str, typer.Option(help="Number of the run's training images, or a folder of pictures.", rich_help_panel=_INT8)
+    ] = "64",
+    calibration_method: Annotated[
+        Literal["minmax", "percentile", "entropy"], typer.Option(help="How ranges are taken.", rich_help_panel=_INT8)
+    ] = "minmax",
+    max_drop: Annotated[
+        str,
+        typer.Option(
+            help="Loss of each task's own metric that is allowed: 1%, or semseg=2%,depth=0.5%.", rich_help_panel=_INT8
+        ),
+    ] = "1%",
+    score_images: Annotated[
+        int, typer.Option(min=1, help="Validation images on which the loss is measured.", rich_help_panel=_INT8)
+    ] = 64,
+    samples: Annotated[
+        int, typer.Option(min=5, help="Timed runs of each side, in turn.", rich_help_panel=_INT8)
+    ] = 30,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Measure each layer's effect even if nothing is lost.", rich_help_panel=_INT8)
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write INT8 even if it is not faster or loses more.", rich_help_panel=_INT8)
+    ] = False,
+    workspace: Annotated[
+        str | None, typer.Option(help="Most memory for the layers' work, as 2GiB.", rich_help_panel=_ENGINE)
+    ] = None,
+    optimisation_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Time spent on looking for fast kernels.", rich_help_panel=_ENGINE)
+    ] = None,
+    aux_streams: Annotated[
+        int | None, typer.Option(min=0, help="Streams beside the main one, for branches.", rich_help_panel=_ENGINE)
+    ] = None,
+    hardware_compatibility: Annotated[
+        str, typer.Option(help="none, ampere+ or same: which other GPUs may run it.", rich_help_panel=_ENGINE)
+    ] = "none",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Later TensorRT may run it, too.", rich_help_panel=_ENGINE)
+    ] = False,
+    timing_cache: Annotated[
+        bool, typer.Option("--timing-cache/--no-timing-cache", help="Keep kernel times.", rich_help_panel=_ENGINE)
+    ] = True,
+    remote: Annotated[
+        str | None,
+        typer.Option(help="user@host: prepare the files, print the two commands that build there.", rich_help_panel=_ENGINE),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the CPU runtimes; 0 lets them choose.")] = 0,
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,
+    json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Export trained networks at the deployed size and prove the files equal to PyTorch on real validation images.
+    """Export trained networks at the deployed size and prove every file equal to PyTorch on real validation images.
 
-    A file that computes something else is not written; the exit code is then 5.
+    A file that computes something else is not written; the exit code is then 5. INT8 that is slower, or loses more than
+    --max-drop, is reported and not written; the exit code is then 4.
 
-    Example: bmtas export --format onnx
+    Example: bmtas export --format onnx,openvino --precision fp32,int8
     """
+    from bmtas.errors import BuildError
     from bmtas.run_training import open_run_dataset
     from bmtas.runs import open_run
-    from cli.console import ShownProgress, out
+    from cli.console import ShownProgress, emit_json, out
     from cli.networks import chosen_networks
-    from export.deliver import check_format, export_network
+    from export.deliver import Delivery, check_formats, export_network
+    from export.formats import parse_formats, parse_precisions
+    from export.interface import Interface, parse_dynamic
+    from export.precision.guard import parse_max_drop
+    from export.proof.limits import parse_tolerances
+    from export.request import ExportRequest, parse_calibration
+    from export.tensorrt.options import EngineOptions, parse_mib
 
-    check_format(file_format)
+    formats = parse_formats(file_format)
+    scaled, overrides = parse_tolerances(tolerance or [])
+    request = ExportRequest(
+        formats=tuple(formats),
+        precisions=tuple(parse_precisions(precision, formats)),
+        interface=Interface(input_type, outputs, parse_dynamic(dynamic)),
+        tasks=None if tasks is None else tuple(name.strip() for name in tasks.split(",")),
+        images=images,
+        scaled=scaled,
+        tolerances=overrides,
+        split=split,
+        merge=merge,
+        calibration=parse_calibration(calibration),
+        calibration_method=calibration_method,
+        drop=parse_max_drop(max_drop),
+        score_images=score_images,
+        samples=samples,
+        sensitivity=sensitivity,
+        force=force,
+        threads=threads,
+        engine=EngineOptions(
+            workspace_mib=None if workspace is None else parse_mib(workspace, "--workspace"),
+            optimisation_level=optimisation_level,
+            aux_streams=aux_streams,
+            hardware_compatibility=hardware_compatibility,
+            version_compatible=version_compatible,
+            timing_cache=timing_cache,
+        ),
+        remote=remote,
+    )
+    check_formats(request.formats, remote=remote is not None)
     chosen = open_run(runs, run)
     names = chosen_networks(network)
     for name in names:
         chosen.require_trained(name)
     dataset = open_run_dataset(chosen)
+    deliveries: dict[str, Delivery] = {}
     with ShownProgress(quiet=quiet) as progress:
-        progress.start("export", len(names))
         for name in names:
-            report = export_network(chosen, name, dataset, file_format=file_format, images=images, tolerance=tolerance)
-            progress.advance()
-            worst = max(entry["max_scaled_difference"] for entry in report["tasks"].values())
-            progress.note(
-                f"{chosen.network(name)}: {len(report['tasks'])} tasks equal PyTorch within {worst:.2g} on {report['images']} "
-                f"images (tolerance {report['tolerance']:g})"
-            )
-    console = out()
-    for name in names:
-        suffix = "onnx" if file_format == "onnx" else "engine"
-        console.print(str(chosen.network(name) / f"model.{suffix}"), soft_wrap=True)
+            deliveries[name] = export_network(chosen, name, dataset, request, progress)
+    if json is not None:
+        emit_json(_as_json(chosen.name, deliveries), json)
+    if json != "-":
+        for delivery in deliveries.values():
+            for line in [*(str(artefact.path) for artefact in delivery.artefacts), *delivery.commands]:
+                out().print(line, soft_wrap=True, markup=False)
+    refused = [text for delivery in deliveries.values() for text in delivery.refused]
+    if refused:
+        raise BuildError("; ".join(refused) + ". --force writes it all the same")
+
+
+def _as_json(run: str, deliveries: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "run": run,
+        "networks": {
+            name: {
+                "artefacts": [{"path": str(a.path), "precision": a.precision, **a.report} for a in delivery.artefacts],
+                "refused": delivery.refused,
+                "commands": delivery.commands,
+            }
+            for name, delivery in deliveries.items()
+        },
+    }

@@ -14,10 +14,13 @@ from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem, UsageError
 from bmtas.extras import own_version
 from bmtas.ranks import processes, torchrun_rank
 from cli.bench import bench_command
+from cli.build import build_command
+from cli.check import check_command
 from cli.compare import compare_command
 from cli.data import data_app
 from cli.evaluate import evaluate_command
 from cli.export import export_command
+from cli.predict import predict_command
 from cli.profile import profile_command
 from cli.search import search_command
 from cli.show import show_command
@@ -36,6 +39,9 @@ app.command("search")(search_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
+app.command("build")(build_command)
+app.command("check")(check_command)
+app.command("predict")(predict_command)
 app.command("bench")(bench_command)
 app.command("show")(show_command)
 app.command("compare")(compare_command)

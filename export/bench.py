@@ -6,7 +6,6 @@ This process never imports torch: eager runs in a worker of its own, one inferen
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -20,10 +19,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bmtas.errors import BuildError, UsageError
-from export.runtime import OnnxSession
+from export.sessions.onnx import OnnxSession
 from export.stopwatch import Timed, measure, ratio, summarise
 
 SCHEMA_VERSION = 1
@@ -35,10 +32,7 @@ class OnnxCandidate:
     def __init__(self, path: Path, provider: str, threads: int) -> None:
         """Load the file. Raises what `OnnxSession` raises, UsageError if the input's shape is not static."""
         self.session = OnnxSession(path, provider, threads)
-        shape = self.session.input_shape
-        if not all(isinstance(n, int) for n in shape):
-            raise UsageError(f"{path}: the input's shape {shape} is not static; bench measures static shapes")
-        self._image = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+        self._image = self.session.image_spec.noise()
 
     def __call__(self) -> float:
         """Run once; return ms."""
@@ -125,9 +119,9 @@ def bench(
             candidates[f"{name}/onnxruntime"] = onnx
             about[f"{name}/onnxruntime"] = {
                 "network": name,
-                "runtime": f"onnxruntime {_version()}",
+                "runtime": onnx.session.runtime,
                 "provider": onnx.session.provider,
-                "input_shape": list(onnx.session.input_shape),
+                "input_shape": list(onnx.session.image_spec.shape),
                 "precision": "fp32",
                 "tasks": onnx.session.outputs,
                 "costs": onnx.session.metadata().get("costs"),
@@ -165,15 +159,3 @@ def device() -> dict[str, Any]:
         "cpu": model or platform.processor() or None,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
-
-
-def _version() -> str:
-    """Version of the ONNX Runtime distribution that is installed, whichever variant it is."""
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    import onnxruntime  # a build of another name, as JetPack has them
-
-    return str(onnxruntime.__version__)

@@ -116,10 +116,17 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert heavy & set(modules) == set()
 
 
+CONSUMERS = (
+    *("export.check", "export.predict", "export.artefacts", "export.metadata", "export.proof.compare"),
+    *("export.sessions.onnx", "export.sessions.openvino", "export.stages.runner", "export.tensorrt.on_device"),
+)
+"""What reads, checks and runs exported files."""
+
+
 def test_what_a_device_needs_can_be_imported_without_torch() -> None:
     files = ("bmtas.architecture", "bmtas.tasks", "bmtas.graph", "bmtas.runs", "bmtas.summary", "bmtas.files")
     files += ("bmtas.expectation", "bmtas.plots", "bmtas.tables", "costs.join", "costs.subsets")
-    names = (*files, "costs.table", "costs.units", "export.bench", "export.runtime", "export.stopwatch")
+    names = (*files, "costs.table", "costs.units", "export.bench", "export.stopwatch", *CONSUMERS)
     modules = modules_of("\n".join(f"import {name}" for name in names))
     assert set(names) <= set(modules)
     assert "torch" not in modules

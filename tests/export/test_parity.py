@@ -1,102 +1,170 @@
-"""The proof of an export catches a file that computes something else."""
+"""The proof of an export: what it measures, by hand, and that it catches a file that computes something else."""
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 
-from bmtas.architecture import Architecture
-from bmtas.errors import ParityError
-from bmtas.networks.network import GraphNetwork, build_network
+from bmtas.errors import ParityError, UsageError
 from bmtas.tasks import Task, TaskKind
-from export.onnx_file import write_onnx
-from export.parity import compare, require_parity
-from export.runtime import OnnxSession
+from export.proof.compare import compare, pairs, require_parity
+from export.proof.limits import Limit, limits_for, parse_tolerances
+from export.proof.units import build_unit, final_prediction
 
-TASKS = (Task(name="depth", kind=TaskKind.DEPTH), Task(name="edge", kind=TaskKind.EDGE))
-SHARED = Architecture.shared("mobilenet_v2", ("depth", "edge"), 18)
-
-
-@pytest.fixture(scope="module")
-def network() -> GraphNetwork:
-    torch.manual_seed(0)
-    return build_network(SHARED, TASKS).eval()
+SEMSEG = Task(name="semseg", kind=TaskKind.SEGMENTATION, classes=("a", "b", "c"))
+DEPTH = Task(name="depth", kind=TaskKind.DEPTH)
+EDGE = Task(name="edge", kind=TaskKind.EDGE)
+NORMALS = Task(name="normals", kind=TaskKind.NORMALS)
 
 
-@pytest.fixture(scope="module")
-def exported(network: GraphNetwork, tmp_path_factory: pytest.TempPathFactory) -> OnnxSession:
-    path = tmp_path_factory.mktemp("export") / "model.onnx"
-    write_onnx(network, path, architecture=SHARED, tasks=TASKS, size=(32, 32), costs={})
-    return OnnxSession(path)
+def one_hot(ids: list[int]) -> np.ndarray:
+    return np.eye(3, dtype=np.float32)[ids].T.reshape(1, 3, 1, len(ids))
 
 
-@pytest.fixture(scope="module")
-def images() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return [torch.rand(3, 32, 32, generator=generator) * 2 - 1 for _ in range(2)]
+def value_of(task: Task, reference: np.ndarray, value: np.ndarray) -> float:
+    report = compare([({task.name: reference}, {task.name: value})], [task], {task.name: Limit(0, None)})
+    return float(report["tasks"][task.name]["value"])
 
 
-def changed(network: GraphNetwork, part: str, by: float) -> GraphNetwork:
-    """A copy of `network` with `by` added to the last parameter of `part`."""
-    other = copy.deepcopy(network)
-    with torch.no_grad():
-        list(other.get_submodule(part).parameters())[-1].add_(by)
-    return other
+def test_pixels_that_change_class_are_counted() -> None:
+    assert value_of(SEMSEG, one_hot([0, 1, 2, 1]), one_hot([0, 1, 1, 1])) == 0.25
 
 
-def test_the_file_of_the_same_network_passes(
-    network: GraphNetwork, exported: OnnxSession, images: list[torch.Tensor]
-) -> None:
-    report = compare(network, exported, images, 1e-4)
-    require_parity(report)
+def test_normals_differ_by_the_angle_between_them() -> None:
+    tilted = np.radians(30)
+    reference = np.array([[0, 0, -2.0], [0, 0, -1]]).T.reshape(1, 3, 1, 2)
+    value = np.array([[np.sin(tilted), 0, -np.cos(tilted)], [0, 0, -9]]).T.reshape(1, 3, 1, 2)
+    assert value_of(NORMALS, reference, value) == pytest.approx(15)
+
+
+def test_tiny_angles_are_not_lost_to_rounding() -> None:
+    tilted = np.radians(1e-6)
+    reference = np.array([0, 0, 1.0]).reshape(1, 3, 1, 1)
+    value = np.array([np.sin(tilted), 0, np.cos(tilted)]).reshape(1, 3, 1, 1)
+    assert value_of(NORMALS, reference, value) == pytest.approx(1e-6, rel=1e-6)
+
+
+def test_depth_differs_relative_to_the_depth() -> None:
+    assert value_of(DEPTH, np.array([[1.0, 3.0]]), np.array([[1.5, 2.9]])) == pytest.approx(0.6 / 4)
+    assert value_of(DEPTH, np.zeros((1, 2)), np.zeros((1, 2))) == 0
+    assert value_of(DEPTH, np.zeros((1, 2)), np.ones((1, 2))) == float("inf")
+
+
+def test_edges_are_compared_by_their_f_measure() -> None:
+    # Positive at 0.5 are raw values of at least 0: 3 in the reference, 2 in the file, 1 in both: 2 * 1 / 5.
+    reference, value = np.array([[1.0, 2, 3, -1]]), np.array([[1.0, -2, -3, 1]])
+    assert value_of(EDGE, reference, value) == pytest.approx(0.4)
+    assert value_of(EDGE, -np.ones((1, 4)), -np.ones((1, 4))) == 1
+
+
+def test_numbers_are_over_all_images() -> None:
+    outputs = [
+        ({"semseg": one_hot([0, 0])}, {"semseg": one_hot([0, 0])}),
+        ({"semseg": one_hot([1, 1])}, {"semseg": one_hot([2, 1])}),
+    ]
+    report = compare(outputs, [SEMSEG], {"semseg": Limit(1, None)})
     assert report["images"] == 2
-    worst = {"depth": 0.0, "edge": 0.0}
-    for image in images:
-        actual = exported(image[None].numpy())
-        with torch.inference_mode():
-            for task, expected in network(image[None]).items():
-                worst[task] = max(worst[task], float(np.abs(actual[task] - expected.double().numpy()).max()))
-    assert {t: e["max_abs_difference"] for t, e in report["tasks"].items()} == pytest.approx(worst, rel=1e-12)
+    assert report["tasks"]["semseg"]["value"] == 0.25
 
 
-def test_the_file_of_another_network_is_refused_and_the_task_named(
-    network: GraphNetwork, exported: OnnxSession, images: list[torch.Tensor]
-) -> None:
-    report = compare(changed(network, "heads.edge", 0.01), exported, images, 1e-4)
-    assert report["tasks"]["depth"]["passed"]
-    assert not report["tasks"]["edge"]["passed"]
-    with pytest.raises(ParityError, match=r"edge differs by 0\.01") as caught:
+def test_raw_errors_are_told_as_maximum_and_percentile() -> None:
+    reference = np.zeros((1, 1, 50, 40))
+    value = reference.copy()
+    value.flat[:2] = (
+        0.5,
+        0.25,
+    )  # 2000 numbers: 99.9 % of them are at most the third largest, one in a thousand is above
+    entry = compare([({"depth": reference}, {"depth": value})], [DEPTH], {"depth": Limit(9, 1.0)})["tasks"]["depth"]
+    assert entry["max_abs_difference"] == 0.5
+    assert entry["p999_abs_difference"] == pytest.approx(np.sort(value.ravel())[int(np.ceil(0.999 * 1999))])
+    assert entry["max_abs_output"] == 0
+
+
+def test_the_raw_limit_is_relative_to_the_largest_output() -> None:
+    reference, value = np.array([[100.0, 0]]), np.array([[100.005, 0]])
+    report = compare([({"depth": reference}, {"depth": value})], [DEPTH], {"depth": Limit(1, 1e-4)})
+    assert report["passed"]
+    assert report["tasks"]["depth"]["max_scaled_difference"] == pytest.approx(5e-5)
+    assert not compare([({"depth": reference}, {"depth": value})], [DEPTH], {"depth": Limit(1, 1e-5)})["passed"]
+
+
+def test_another_network_is_refused_and_the_task_named() -> None:
+    same, other = np.ones((1, 4)), np.full((1, 4), 1.01)
+    report = compare(
+        [({"depth": same, "edge": same}, {"depth": other, "edge": same})],
+        [DEPTH, EDGE],
+        limits_for("fp32", [DEPTH, EDGE]),
+    )
+    assert not report["tasks"]["depth"]["passed"]
+    assert report["tasks"]["edge"]["passed"]
+    with pytest.raises(ParityError, match=r"depth differs: relative depth 0\.01 \(limit 0\.001\)") as caught:
         require_parity(report)
     assert caught.value.exit_code == 5
-    assert "depth" not in str(caught.value)
+    assert "edge" not in str(caught.value)
 
 
-def test_outputs_that_are_no_numbers_are_refused(
-    network: GraphNetwork, exported: OnnxSession, images: list[torch.Tensor]
-) -> None:
-    broken = [image.clone() for image in images]
-    broken[1][0, 0, 0] = float("nan")  # reaches every output, of PyTorch and of the file alike
-    report = compare(network, exported, broken, 1e9)
-    assert report["tasks"]["edge"]["not_finite"] > 0
-    with pytest.raises(ParityError, match="not finite"):
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_outputs_that_are_no_numbers_are_refused(broken: float) -> None:
+    reference = np.array([[broken, 1.0]])  # even where PyTorch gives the same
+    report = compare([({"edge": reference}, {"edge": reference})], [EDGE], {"edge": Limit(0, 1e9)})
+    assert report["tasks"]["edge"]["not_finite"] == 1
+    with pytest.raises(ParityError, match="1 values not finite"):
         require_parity(report)
 
 
-def test_no_image_is_no_proof(network: GraphNetwork, exported: OnnxSession) -> None:
+def test_no_image_is_no_proof() -> None:
     with pytest.raises(ParityError, match="no image"):
-        require_parity(compare(network, exported, [], 1e-4))
+        require_parity(compare([], [EDGE], limits_for("fp32", [EDGE])))
 
 
-def test_a_file_that_is_no_onnx_model_is_refused(tmp_path: Path) -> None:
-    from bmtas.errors import UsageError
+def test_an_output_that_is_missing_or_of_another_shape_is_refused() -> None:
+    ones = np.ones((1, 4))
+    with pytest.raises(ParityError, match="no output 'edge'"):
+        compare([({"edge": ones}, {"depth": ones})], [EDGE], limits_for("fp32", [EDGE]))
+    with pytest.raises(ParityError, match=r"\(1, 4\).*\(1, 5\)"):
+        compare([({"edge": ones}, {"edge": np.ones((1, 5))})], [EDGE], limits_for("fp32", [EDGE]))
 
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"not a model")
-    with pytest.raises(UsageError, match=r"model\.onnx cannot be loaded"):
-        OnnxSession(path)
-    with pytest.raises(UsageError, match=r"bmtas export"):
-        OnnxSession(tmp_path / "absent.onnx")
+
+def test_final_outputs_are_compared_as_they_are() -> None:
+    ids = np.array([[[0, 1, 2, 2]]], dtype=np.int32)
+    report = compare(
+        [({"semseg": ids}, {"semseg": ids + np.array([0, 0, 0, 1])})], [SEMSEG], {"semseg": Limit(0.25, 0)}, final=True
+    )
+    assert report["tasks"]["semseg"]["value"] == 0.25
+    assert report["passed"]  # the raw limit means nothing for class ids
+    assert "max_abs_difference" not in report["tasks"]["semseg"]
+
+
+def test_pairs_run_both_sides_on_each_image() -> None:
+    found = list(pairs(lambda x: {"a": x}, lambda x: {"a": 2 * x}, [np.array([1]), np.array([3])]))
+    assert [(int(a["a"][0]), int(b["a"][0])) for a, b in found] == [(1, 2), (3, 6)]
+
+
+def test_final_predictions_follow_their_definitions() -> None:
+    raw = np.array([0.3, 2.0, -1.0]).reshape(1, 3, 1, 1)
+    assert final_prediction(TaskKind.SEGMENTATION, raw).tolist() == [[[1]]]
+    assert final_prediction(TaskKind.EDGE, np.array([np.log(3)])) == pytest.approx(0.75)
+    length = np.sqrt(0.09 + 4 + 1)
+    np.testing.assert_allclose(final_prediction(TaskKind.NORMALS, raw).ravel(), np.array([0.3, 2, -1]) / length)
+    np.testing.assert_array_equal(final_prediction(TaskKind.DEPTH, raw), raw)
+
+
+def test_every_kind_has_a_unit() -> None:
+    names = {kind: build_unit(kind).name for kind in TaskKind}
+    assert names[TaskKind.CLASSIFICATION] == "share of images that change class"
+    assert names[TaskKind.REGRESSION] == "relative difference"
+
+
+def test_limits_are_read_from_the_command_line() -> None:
+    assert parse_tolerances(["1e-4", "semseg=0.01, edge=0.9"]) == (1e-4, {"semseg": 0.01, "edge": 0.9})
+    limits = limits_for("fp16", [SEMSEG, EDGE], {"edge": 0.9}, 1e-4)
+    assert limits == {"semseg": Limit(0.01, 1e-4), "edge": Limit(0.9, 1e-4)}
+    for wrong in (["tight"], ["semseg="]):
+        with pytest.raises(UsageError, match="TASK=NUMBER"):
+            parse_tolerances(wrong)
+    with pytest.raises(UsageError, match="did you mean 'edge'"):
+        limits_for("fp32", [EDGE], {"edges": 1})
+    with pytest.raises(UsageError, match="known: bf16, fp16"):
+        limits_for("fp8", [EDGE])
+    with pytest.raises(UsageError, match="-1"):
+        limits_for("fp32", [EDGE], {"edge": -1})

@@ -1,0 +1,126 @@
+"""`bmtas check`: what an exported file is, and whether it still is what was proved. Needs no torch; nothing of a `.pt2` is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bmtas.errors import UsageError
+from export.artefacts import PROOFS, read_proofs, require_proof
+from export.metadata import read_metadata
+from export.sessions.onnx import OnnxSession
+from export.sessions.openvino import OpenVinoSession
+from export.stages.manifest import MANIFEST, read_manifest
+from export.tensorrt.preflight import check_engine
+
+PROGRAM_METADATA = "bmtas.json"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One artefact: its metadata, what proved it (None if nothing beside it tells), and what is worth knowing."""
+
+    path: Path
+    format: str
+    metadata: dict[str, Any]
+    proof: dict[str, Any] | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain JSON values."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "metadata": self.metadata,
+            "proof": self.proof,
+            "notes": list(self.notes),
+        }
+
+
+def check(path: Path) -> Checked:
+    """Return what the artefact `path` is.
+
+    Raises UsageError if it is damaged, is not the file that was proved, or is of a kind that bmtas does not write;
+    EnvironmentProblem if its runtime is missing or an engine was built for another machine.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; `bmtas export` writes it")
+    kind, reader = _reader(path)
+    known = path.name in read_proofs(path.parent)
+    # The hash comes first: a runtime that is handed a damaged file says little, or worse.
+    proof = require_proof(path) if known else None
+    metadata = reader(path)
+    if kind == "tensorrt":
+        proof = proof or metadata.pop("parity", None)
+    notes = [] if proof is not None else [f"nothing beside it says how it was proved; copy {PROOFS} along with it"]
+    if not metadata:
+        notes.append("no metadata of bmtas: a file of other origin")
+    if kind == "onnx":
+        notes += _lint(path, metadata)
+    return Checked(path, kind, metadata, proof, tuple(notes))
+
+
+def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
+    """Return the format of an artefact, by its name, and what reads its metadata."""
+    if path.is_dir():
+        if (path / MANIFEST).exists():
+            return "stages", lambda p: read_manifest(p).metadata
+        return "openvino", lambda p: OpenVinoSession(p).metadata()
+    readers: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
+        ".onnx": ("onnx", lambda p: OnnxSession(p).metadata() if _precision(p) != "bf16" else _bf16(p)),
+        ".xml": ("openvino", lambda p: OpenVinoSession(p).metadata()),
+        ".engine": ("tensorrt", _engine),
+        ".pt2": ("pt2", program_metadata),
+    }
+    if path.suffix not in readers:
+        raise UsageError(
+            f"{path}: {path.suffix or 'a file without suffix'} is no format that bmtas writes; known: {', '.join(readers)}, and folders of "
+            "stages and of OpenVINO"
+        )
+    return readers[path.suffix]
+
+
+def _precision(path: Path) -> str:
+    return str(read_proofs(path.parent).get(path.name, {}).get("precision", "fp32"))
+
+
+def _bf16(path: Path) -> dict[str, Any]:
+    return OpenVinoSession(path, "bf16").metadata()
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    sidecar = check_engine(path)
+    return {**sidecar.metadata, "precision": sidecar.precision, "parity": sidecar.parity}
+
+
+def program_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of a `.pt2` program, read out of the archive without loading the program. Raises UsageError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(f"/{PROGRAM_METADATA}")]
+            if not names:
+                raise UsageError(
+                    f"{path} holds no {PROGRAM_METADATA}: it was not written by `bmtas export`, or is damaged; export it again"
+                )
+            broken = archive.testzip()
+            if broken is not None:
+                raise UsageError(f"{path} is damaged at {broken}; export it again")
+            return read_metadata(json.loads(archive.read(names[0])), str(path))
+    except (zipfile.BadZipFile, json.JSONDecodeError, OSError) as error:
+        raise UsageError(f"{path} is no exported program, or is damaged: {error}; export it again") from None
+
+
+def _lint(path: Path, metadata: dict[str, Any]) -> list[str]:
+    if importlib.util.find_spec("onnx") is None:
+        return []  # a device: what was linted when the file was written stands
+    import onnx
+
+    from export.lint import lint
+
+    dynamic = any(isinstance(n, str) for n in metadata.get("input", {}).get("shape", ()))
+    return [f"{finding.node}: {finding.text}" for finding in lint(onnx.load(str(path)), dynamic=dynamic)]

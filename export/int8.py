@@ -1,0 +1,159 @@
+"""INT8 from calibration to verdict: ranges from real images, the loss in each task's own metric, and the speed that it buys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bmtas.progress import Progress
+from export.precision.guard import against, decide, drops
+from export.precision.quantise import calibrate, quantise
+from export.precision.sensitivity import Mixed, Sensitivity, mixed, sensitivities
+from export.request import ExportRequest
+from export.sessions.onnx import OnnxSession
+from export.sessions.openvino import OpenVinoSession
+from export.sessions.protocol import Array, Session
+from export.stopwatch import Timed, measure, ratio, summarise
+from export.subject import Subject
+
+SCHEMA_VERSION = 1
+_SENSITIVITY_IMAGES = 4
+_WARMUP = 5
+
+
+@dataclass(frozen=True)
+class Int8:
+    """The INT8 model (None if it is not to be written), the report, and the reasons in words."""
+
+    model: Any | None
+    report: dict[str, Any]
+    reasons: tuple[str, ...]
+
+
+def int8_model(base: Any, subject: Subject, runtime: str, request: ExportRequest, progress: Progress) -> Int8:
+    """Quantise the FP32 ModelProto `base` for `runtime`: `onnx`, `openvino` or `tensorrt`, and judge the result.
+
+    Where all layers in 8 bits lose more than `request.drop` allows, the most sensitive parts of the network are kept in higher
+    precision until they do not. For `onnx` and `openvino` it is then measured against FP32 on that runtime, in turn; for
+    `tensorrt` the loss alone is judged here, in ONNX Runtime, and the speed on the GPU. Raises UsageError without images.
+    """
+    return _Quantising(base, subject, runtime, request, progress).verdict()
+
+
+class _Quantising:
+    """One network for one runtime."""
+
+    def __init__(self, base: Any, subject: Subject, runtime: str, request: ExportRequest, progress: Progress) -> None:
+        self.base, self.subject, self.runtime, self.request, self.progress = base, subject, runtime, request, progress
+        self.style, self.rest = ("tensorrt", "fp16") if runtime == "tensorrt" else ("cpu", "fp32")
+        self.input = base.graph.input[0].name
+
+    def verdict(self) -> Int8:
+        """Quantise, measure, decide."""
+        request = self.request
+        self.ranges = calibrate(self.base, self._counted(), request.calibration_method)
+        self.reference = self._score(self.base, "fp32")
+        model = self._quantise()
+        kept: tuple[str, ...] = ()
+        lost = first = self._lost(model)
+        order = None
+        if request.sensitivity or against(lost, request.drop):
+            order = sensitivities(self.base, self.ranges, self.style, list(self._few()), progress=self.progress)
+        if order is not None and against(lost, request.drop):
+            result = self._mixed(order)
+            if result.model is not None:
+                model, kept, lost = result.model, result.kept, self.accepted
+        speed = None if self.runtime == "tensorrt" else self._speed(model)
+        decision = decide(None if speed is None else speed["fp32_over_int8"], lost, request.drop, forced=request.force)
+        report = {
+            "schema_version": SCHEMA_VERSION,
+            "runtime": self.runtime,
+            "style": self.style,
+            "calibration": {
+                "images": self.ranges.images,
+                "method": self.ranges.method,
+                "source": str(request.calibration),
+            },
+            "score_images": request.score_images,
+            "metrics_fp32": self.reference,
+            "all_layers_in_8_bits": first,
+            "kept_in_higher_precision": list(kept),
+            "sensitivity": None if order is None else [asdict(entry) for entry in order],
+            "speed": speed,
+            "decision": decision.to_json(),
+        }
+        return Int8(model if decision.keep else None, report, decision.reasons)
+
+    def _mixed(self, order: Sequence[Sensitivity]) -> Mixed:
+        """Keep sensitive parts in higher precision until no task loses more than allowed; none kept is known to lose too much."""
+        tried = 0
+
+        def accept(model: Any) -> bool:
+            nonlocal tried
+            tried += 1
+            if tried == 1:  # none kept, which is why we are here
+                return False
+            lost = self._lost(model)
+            within = not against(lost, self.request.drop)
+            if within:
+                self.accepted = lost
+            return within
+
+        return mixed(self.base, self.ranges, self.style, order, accept, rest=self.rest, progress=self.progress)
+
+    def _counted(self) -> Iterable[Mapping[str, Array]]:
+        source = self.request.calibration
+        self.progress.start("calibrate", source if isinstance(source, int) else len(list(source.iterdir())))
+        for feed in self.subject.calibration(source):
+            yield {self.input: feed}
+            self.progress.advance()
+
+    def _few(self) -> Iterable[Mapping[str, Array]]:
+        return ({self.input: feed} for feed in self.subject.feeds(_SENSITIVITY_IMAGES))
+
+    def _quantise(self) -> Any:
+        return quantise(self.base, self.ranges, self.style, rest=self.rest)
+
+    def _session(self, model: Any, precision: str) -> Session:
+        content = model.SerializeToString()
+        if self.runtime == "openvino":
+            return OpenVinoSession(content, precision, self.request.threads)
+        return OnnxSession(content, threads=self.request.threads)
+
+    def _score(self, model: Any, precision: str) -> dict[str, float]:
+        self.progress.note(f"measuring each task's metric of {precision} on {self.request.score_images} images")
+        return self.subject.score(self._session(model, precision), self.request.score_images)
+
+    def _lost(self, model: Any) -> dict[str, float | None]:
+        return drops(self.reference, self._score(model, "int8"), self.subject.tasks)
+
+    def _speed(self, model: Any) -> dict[str, Any]:
+        """Measure INT8 against FP32 on the runtime, in turn."""
+        feed = next(iter(self.subject.feeds(1)))
+        sessions = {"fp32": self._session(self.base, "fp32"), "int8": self._session(model, "int8")}
+        self.progress.start("measure", self.request.samples + _WARMUP)
+        times = measure(
+            {name: timed(session, feed) for name, session in sessions.items()},
+            samples=self.request.samples,
+            warmup=_WARMUP,
+            tick=self.progress.advance,
+        )
+        return {
+            "runtime": sessions["int8"].runtime,
+            "threads": self.request.threads,
+            "fp32_over_int8": ratio(times["fp32"], times["int8"]),
+            **{name: summarise(values) for name, values in times.items()},
+        }
+
+
+def timed(session: Callable[[Array], Any], feed: Array) -> Timed:
+    """Return what runs `session` on `feed` once and tells the ms."""
+
+    def once() -> float:
+        start = time.perf_counter_ns()
+        session(feed)
+        return (time.perf_counter_ns() - start) / 1e6
+
+    return once

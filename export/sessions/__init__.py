@@ -1,0 +1,1 @@
+"""One room per runtime: exported files that are loaded and run, all through the same small protocol. Needs no torch."""

@@ -1,0 +1,132 @@
+"""What is exported: one trained network, or some of its tasks, with the images on which every file is proved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bmtas.architecture import Architecture
+from bmtas.data.batches import Loader, image_tensor
+from bmtas.data.chosen import spread
+from bmtas.data.protocol import Dataset
+from bmtas.evaluate import evaluate_network
+from bmtas.networks.network import GraphNetwork
+from bmtas.runs import Run
+from bmtas.summary import network_costs
+from bmtas.tasks import Task, TaskKind, select_tasks
+from bmtas.train import load_network
+from costs.units import Resource
+from export.interface import OFFSET, SCALE, Interface
+from export.predict import read_image
+from export.proof.units import final_prediction
+from export.request import pictures
+from export.sessions.protocol import Array, Session
+
+_LOGIT = 20.0  # beyond it a probability is 0 or 1 to FP32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in evaluation mode with its tasks in output order; `size` is (height, width) of the images it is exported for."""
+
+    network: GraphNetwork
+    architecture: Architecture
+    tasks: tuple[Task, ...]
+    size: tuple[int, int]
+    costs: Mapping[str, float]
+    dataset: Dataset
+    interface: Interface
+
+    def reference(self, feed: Array) -> dict[str, Array]:
+        """Return what PyTorch's network gives for what the exported one is fed, in the exported one's form of outputs."""
+        with torch.inference_mode():
+            raw = {task: value.numpy() for task, value in self.network(self._tensor(feed)).items()}
+        if not self.interface.final:
+            return raw
+        return {task.name: final_prediction(task.kind, raw[task.name]) for task in self.tasks}
+
+    def _tensor(self, feed: Array) -> Tensor:
+        if self.interface.input_type == "uint8":
+            return torch.stack([image_tensor(image) for image in feed])
+        return torch.from_numpy(feed)
+
+    def feeds(self, count: int) -> Iterator[Array]:
+        """Yield `count` validation images, spread over the split, as the exported network takes them."""
+        for image in self._images("val", count, self.size):
+            yield self.interface.feed(image)
+        if "batch" in self.interface.dynamic:
+            yield np.concatenate([self.interface.feed(image) for image in self._images("val", 3, self.size)])
+        if "size" in self.interface.dynamic:
+            other = (self.size[0] + 32, self.size[1] + 64)
+            yield from (self.interface.feed(image) for image in self._images("val", 2, other))
+
+    def calibration(self, source: int | Path) -> Iterator[Array]:
+        """Yield training images, or the pictures in a folder, as the exported network takes them.
+
+        Raises UsageError if there are none: numbers made up would calibrate for what the camera never shows.
+        """
+        if isinstance(source, int):
+            yield from (self.interface.feed(image) for image in self._images("train", source, self.size))
+            return
+        yield from (self.interface.feed(read_image(path, self.size)) for path in pictures(source))
+
+    def _images(self, split: str, count: int, size: tuple[int, int]) -> Iterator[Array]:
+        for index in spread(len(self.dataset.ids(split)), count):
+            yield self.dataset.load(split, index, size=size, tasks=()).image
+
+    def score(self, session: Session, limit: int) -> dict[str, float]:
+        """Return each task's own metric of `session` on at most `limit` validation images at the exported size."""
+        loader = Loader(self.dataset, "val", self.tasks, self.size)
+        adapter = _SessionNetwork(session, self.tasks, self.interface)
+        values = evaluate_network(adapter, loader.in_order(1, limit), self.tasks)
+        return {task.name: values[task.name][task.metric] for task in self.tasks}
+
+
+def open_subject(run: Run, name: str, dataset: Dataset, tasks: tuple[str, ...] | None, interface: Interface) -> Subject:
+    """Return the trained network `name` of `run`, pruned to `tasks` where they are given.
+
+    Raises UsageError if it is not trained or a task is unknown.
+    """
+    config, architecture = run.config(), run.architecture(name)
+    network = load_network(config, architecture, run.require_trained(name))
+    kept, costs = select_tasks(config.task_list(), list(tasks) if tasks is not None else None), network_costs(run, name)
+    if tasks is not None:
+        names = [task.name for task in kept]
+        network, architecture, table = network.subset(names), architecture.subset(names), run.table()
+        costs = {
+            r.value: counted(lambda operation, r=r: table.operation_cost(operation, r))  # type: ignore[misc]
+            for r, counted in ((Resource.MADDS, network.graph.madds), (Resource.PARAMS, network.graph.params))
+        }
+    return Subject(network.eval(), architecture, kept, config.deploy_size, costs, dataset, interface)
+
+
+class _SessionNetwork(nn.Module):
+    """An exported file where a network is expected: images in [-1, 1] in, raw predictions out."""
+
+    def __init__(self, session: Session, tasks: tuple[Task, ...], interface: Interface) -> None:
+        super().__init__()
+        self._session, self._tasks, self._interface = session, tasks, interface
+        self.place = nn.Parameter(torch.zeros(()), requires_grad=False)  # tells where it runs: here
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Map (1, 3, H, W) to raw predictions; from final ones, raw ones with the same final form are made."""
+        feed = images.numpy()
+        if self._interface.input_type == "uint8":
+            feed = np.rint((feed.transpose(0, 2, 3, 1) - OFFSET) / SCALE).astype(np.uint8)
+        outputs = self._session(feed)
+        return {task.name: self._raw(task, torch.from_numpy(np.array(outputs[task.name]))) for task in self._tasks}
+
+    def _raw(self, task: Task, value: Tensor) -> Tensor:
+        if not self._interface.final:
+            return value.float()
+        if task.has_classes:
+            return nn.functional.one_hot(value.long(), task.channels).movedim(-1, 1).float()
+        if task.kind in (TaskKind.BINARY, TaskKind.EDGE):
+            return torch.logit(value.float()).clamp(-_LOGIT, _LOGIT)
+        return value.float()
