@@ -47,7 +47,8 @@ def bench_command(
         for path in files or ():
             if not path.is_file():
                 raise UsageError(f"{path} does not exist; `bmtas export` writes ONNX files")
-        targets = {path.stem if len(files or ()) == 1 else str(path): path for path in files or ()}
+        names = [path.name for path in files or ()]
+        targets = {path.name if names.count(path.name) == 1 else str(path): path for path in files or ()}
     else:
         targets = _of_run(chosen, network)
     with ShownProgress(quiet=quiet) as progress:

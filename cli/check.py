@@ -11,7 +11,9 @@ from cli.options import Json
 
 
 def check_command(
-    files: Annotated[list[Path], typer.Argument(help="ONNX files, engines, .pt2 programs, folders of OpenVINO or stages.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="ONNX files, engines, .pt2 programs, folders of OpenVINO or stages.")
+    ],
     json: Json = None,
 ) -> None:
     """Read exported files: tasks, inputs, precision, cost, and how each was proved. Needs no PyTorch.

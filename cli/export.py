@@ -26,17 +26,22 @@ def export_command(
     ] = "logits",
     input_type: Annotated[
         Literal["float32", "uint8"],
-        typer.Option("--input", help="float32: (1,3,H,W) in [-1,1]. uint8: camera frames (1,H,W,3), normalised inside."),
+        typer.Option(
+            "--input", help="float32: (1,3,H,W) in [-1,1]. uint8: camera frames (1,H,W,3), normalised inside."
+        ),
     ] = "float32",
     dynamic: Annotated[
         str | None, typer.Option(help="batch, size, or batch,size: leave these dimensions free (fp32 onnx and pt2).")
     ] = None,
     split: Annotated[
-        bool, typer.Option("--split-at-branches", help="Also one ONNX file per stage with a manifest, for rates per task.")
+        bool,
+        typer.Option("--split-at-branches", help="Also one ONNX file per stage with a manifest, for rates per task."),
     ] = False,
     merge: Annotated[
         bool,
-        typer.Option("--merge-branches", help="Join branches of equal shape where that measures faster; else leave them."),
+        typer.Option(
+            "--merge-branches", help="Join branches of equal shape where that measures faster; else leave them."
+        ),
     ] = False,
     images: Annotated[int, typer.Option(min=1, help="Validation images on which every file is proved.")] = 8,
     tolerance: Annotated[
@@ -61,11 +66,12 @@ def export_command(
     score_images: Annotated[
         int, typer.Option(min=1, help="Validation images on which the loss is measured.", rich_help_panel=_INT8)
     ] = 64,
-    samples: Annotated[
-        int, typer.Option(min=5, help="Timed runs of each side, in turn.", rich_help_panel=_INT8)
-    ] = 30,
+    samples: Annotated[int, typer.Option(min=5, help="Timed runs of each side, in turn.", rich_help_panel=_INT8)] = 30,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Measure each layer's effect even if nothing is lost.", rich_help_panel=_INT8)
+        bool,
+        typer.Option(
+            "--sensitivity", help="Measure each layer's effect even if nothing is lost.", rich_help_panel=_INT8
+        ),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Write INT8 even if it is not faster or loses more.", rich_help_panel=_INT8)
@@ -90,7 +96,9 @@ def export_command(
     ] = True,
     remote: Annotated[
         str | None,
-        typer.Option(help="user@host: prepare the files, print the two commands that build there.", rich_help_panel=_ENGINE),
+        typer.Option(
+            help="user@host: prepare the files, print the two commands that build there.", rich_help_panel=_ENGINE
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads of the CPU runtimes; 0 lets them choose.")] = 0,
     run: RunName = None,

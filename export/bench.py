@@ -122,7 +122,7 @@ def bench(
                 "runtime": onnx.session.runtime,
                 "provider": onnx.session.provider,
                 "input_shape": list(onnx.session.image_spec.shape),
-                "precision": "fp32",
+                "precision": onnx.session.metadata().get("precision", "fp32"),
                 "tasks": onnx.session.outputs,
                 "costs": onnx.session.metadata().get("costs"),
             }

@@ -13,7 +13,7 @@ from typing import Any
 from bmtas.errors import UsageError
 from export.artefacts import PROOFS, read_proofs, require_proof
 from export.metadata import read_metadata
-from export.sessions.onnx import OnnxSession
+from export.sessions.files import open_onnx
 from export.sessions.openvino import OpenVinoSession
 from export.stages.manifest import MANIFEST, read_manifest
 from export.tensorrt.preflight import check_engine
@@ -72,7 +72,7 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
             return "stages", lambda p: read_manifest(p).metadata
         return "openvino", lambda p: OpenVinoSession(p).metadata()
     readers: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
-        ".onnx": ("onnx", lambda p: OnnxSession(p).metadata() if _precision(p) != "bf16" else _bf16(p)),
+        ".onnx": ("onnx", lambda p: open_onnx(p).metadata()),
         ".xml": ("openvino", lambda p: OpenVinoSession(p).metadata()),
         ".engine": ("tensorrt", _engine),
         ".pt2": ("pt2", program_metadata),
@@ -83,14 +83,6 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
             "stages and of OpenVINO"
         )
     return readers[path.suffix]
-
-
-def _precision(path: Path) -> str:
-    return str(read_proofs(path.parent).get(path.name, {}).get("precision", "fp32"))
-
-
-def _bf16(path: Path) -> dict[str, Any]:
-    return OpenVinoSession(path, "bf16").metadata()
 
 
 def _engine(path: Path) -> dict[str, Any]:
@@ -120,7 +112,7 @@ def _lint(path: Path, metadata: dict[str, Any]) -> list[str]:
         return []  # a device: what was linted when the file was written stands
     import onnx
 
-    from export.lint import lint
+    from export.lint import lint, summary
 
     dynamic = any(isinstance(n, str) for n in metadata.get("input", {}).get("shape", ()))
-    return [f"{finding.node}: {finding.text}" for finding in lint(onnx.load(str(path)), dynamic=dynamic)]
+    return summary(lint(onnx.load(str(path)), dynamic=dynamic))

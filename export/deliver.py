@@ -19,20 +19,24 @@ from bmtas.runs import Run
 from export.artefacts import record
 from export.formats import Format, artefact_stem
 from export.int8 import Int8, int8_model
-from export.lint import lint
+from export.lint import lint, summary
 from export.merging.choose import TOLERANCE, choose, in_turn
 from export.metadata import describe, set_metadata
 from export.onnx_file import master_model
 from export.openvino_file import write_openvino
+from export.precision.casts import HALF_PRECISIONS
+from export.precision.quantise import Ranges
 from export.precision.ranges import lowered
+from export.precision.simulate import simulated
 from export.program import ProgramSession, write_program
 from export.proof.compare import Runs, compare, pairs, require_parity, worst_text
 from export.proof.limits import limits_for
 from export.proof.references import collect
 from export.request import ExportRequest
+from export.sessions.files import open_onnx
 from export.sessions.onnx import OnnxSession
 from export.sessions.openvino import OpenVinoSession
-from export.sessions.protocol import Array, Session
+from export.sessions.protocol import Array
 from export.stages.runner import StageRunner
 from export.stages.write import write_split
 from export.subject import Subject, open_subject
@@ -91,6 +95,7 @@ class _Export:
         self.subject, self.folder, self.request, self.progress = subject, folder, request, progress
         self.delivery = Delivery()
         self.merged: Any = None
+        self.ranges: Ranges | None = None
 
     def all(self) -> Delivery:
         """Make everything that was asked for."""
@@ -103,8 +108,8 @@ class _Export:
             costs=subject.costs,
             interface=subject.interface,
         )
-        for finding in lint(self.master, dynamic=bool(subject.interface.dynamic)):
-            self.progress.note(f"{finding.node}: {finding.text}")
+        for told in summary(lint(self.master, dynamic=bool(subject.interface.dynamic))):
+            self.progress.note(told)
         # Whatever is made from the master, its own proof comes first: what fails later is then the precision's fault.
         self._prove(OnnxSession(self.master.SerializeToString(), threads=self.request.threads), "fp32")
         if self.request.merge:
@@ -177,17 +182,25 @@ class _Export:
         path = self.folder / f"{self._stem(precision)}{known.suffix}"
         with atomic_path(path) as temporary:
             onnx.save(model, str(temporary))
-            session = self._onnx_session(temporary, precision)
-            report = self._prove(session, precision)
+            session = open_onnx(temporary, threads=self.request.threads)
+            report = {**self._prove(session, precision), "runtime": session.runtime}
+            if precision in HALF_PRECISIONS:
+                report = self._rounded(model, precision, report)
         self._wrote(path, precision, known, {**about, **report})
         if self.request.split:
             self._stages(model, precision)
 
-    def _onnx_session(self, path: Path, precision: str) -> Session:
-        # ONNX Runtime has no convolution in bfloat16 on CPUs; OpenVINO has, and reads the same file.
-        if precision == "bf16":
-            return OpenVinoSession(path, "bf16", self.request.threads)
-        return OnnxSession(path, threads=self.request.threads)
+    def _rounded(self, model: Any, precision: str, as_run: dict[str, Any]) -> dict[str, Any]:
+        """Return the proof with every value rounded to 16 bits, and beside it that of the file as the runtime here ran it.
+
+        Runtimes on CPUs compute FP16 in FP32 and drop the casts between layers, so they show neither rounding nor overflow.
+        """
+        exact = OnnxSession(simulated(model).SerializeToString(), threads=self.request.threads)
+        return {
+            **self._prove(exact, precision),
+            "runtime": "every value rounded to 16 bits, computed in FP32",
+            "as_run": as_run,
+        }
 
     def _stages(self, model: Any, precision: str) -> None:
         folder = self.folder / f"{self._stem(precision)}.stages"
@@ -223,7 +236,8 @@ class _Export:
 
     def _int8(self, runtime: str) -> Int8:
         """Return the INT8 model for one runtime, or why there is none; the report is written either way."""
-        int8 = int8_model(self._base, self.subject, runtime, self.request, self.progress)
+        int8 = int8_model(self._base, self.subject, runtime, self.request, self.progress, self.ranges)
+        self.ranges = int8.ranges
         suffix = "" if runtime == "onnx" else f".{runtime}"
         path = self.folder / f"{self._stem('int8')}{suffix}.report.json"
         write_json(path, int8.report)
@@ -313,5 +327,7 @@ class _Export:
             set_metadata(model, {"precision": precision})
             networks[precision] = place / f"model{'' if precision == 'fp32' else '.' + precision}.onnx"
             onnx.save(model, str(networks[precision]))
-            self._prove(self._onnx_session(networks[precision], precision), precision)
+            report = self._prove(open_onnx(networks[precision], threads=self.request.threads), precision)
+            if precision in HALF_PRECISIONS:
+                self._rounded(model, precision, report)
         return networks

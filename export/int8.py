@@ -9,7 +9,8 @@ from typing import Any
 
 from bmtas.progress import Progress
 from export.precision.guard import against, decide, drops
-from export.precision.quantise import calibrate, quantise
+from export.precision.quantise import Ranges, calibrate, quantise
+from export.precision.ranges import overflowing
 from export.precision.sensitivity import Mixed, Sensitivity, mixed, sensitivities
 from export.request import ExportRequest
 from export.sessions.onnx import OnnxSession
@@ -25,35 +26,51 @@ _WARMUP = 5
 
 @dataclass(frozen=True)
 class Int8:
-    """The INT8 model (None if it is not to be written), the report, and the reasons in words."""
+    """The INT8 model (None if it is not to be written), the report, the reasons in words, and the ranges it was made by."""
 
     model: Any | None
     report: dict[str, Any]
     reasons: tuple[str, ...]
+    ranges: Ranges
 
 
-def int8_model(base: Any, subject: Subject, runtime: str, request: ExportRequest, progress: Progress) -> Int8:
+def int8_model(
+    base: Any, subject: Subject, runtime: str, request: ExportRequest, progress: Progress, known: Ranges | None = None
+) -> Int8:
     """Quantise the FP32 ModelProto `base` for `runtime`: `onnx`, `openvino` or `tensorrt`, and judge the result.
 
     Where all layers in 8 bits lose more than `request.drop` allows, the most sensitive parts of the network are kept in higher
     precision until they do not. For `onnx` and `openvino` it is then measured against FP32 on that runtime, in turn; for
-    `tensorrt` the loss alone is judged here, in ONNX Runtime, and the speed on the GPU. Raises UsageError without images.
+    `tensorrt` the loss alone is judged here, in ONNX Runtime, and the speed on the GPU. `known` are ranges of the same images
+    and network, which serve every runtime. Raises UsageError without images.
     """
-    return _Quantising(base, subject, runtime, request, progress).verdict()
+    return _Quantising(base, subject, runtime, request, progress, known).verdict()
 
 
 class _Quantising:
     """One network for one runtime."""
 
-    def __init__(self, base: Any, subject: Subject, runtime: str, request: ExportRequest, progress: Progress) -> None:
+    def __init__(
+        self,
+        base: Any,
+        subject: Subject,
+        runtime: str,
+        request: ExportRequest,
+        progress: Progress,
+        known: Ranges | None,
+    ) -> None:
         self.base, self.subject, self.runtime, self.request, self.progress = base, subject, runtime, request, progress
+        self.known = known
         self.style, self.rest = ("tensorrt", "fp16") if runtime == "tensorrt" else ("cpu", "fp32")
         self.input = base.graph.input[0].name
+        self.out_of_range: tuple[str, ...] = ()
 
     def verdict(self) -> Int8:
         """Quantise, measure, decide."""
         request = self.request
-        self.ranges = calibrate(self.base, self._counted(), request.calibration_method)
+        self.ranges = self.known or calibrate(self.base, self._counted(), request.calibration_method)
+        if self.rest == "fp16":
+            self.out_of_range = tuple(overflowing(self.base, self._few(), "fp16"))
         self.reference = self._score(self.base, "fp32")
         model = self._quantise()
         kept: tuple[str, ...] = ()
@@ -84,7 +101,7 @@ class _Quantising:
             "speed": speed,
             "decision": decision.to_json(),
         }
-        return Int8(model if decision.keep else None, report, decision.reasons)
+        return Int8(model if decision.keep else None, report, decision.reasons, self.ranges)
 
     def _mixed(self, order: Sequence[Sensitivity]) -> Mixed:
         """Keep sensitive parts in higher precision until no task loses more than allowed; none kept is known to lose too much."""
@@ -101,7 +118,16 @@ class _Quantising:
                 self.accepted = lost
             return within
 
-        return mixed(self.base, self.ranges, self.style, order, accept, rest=self.rest, progress=self.progress)
+        return mixed(
+            self.base,
+            self.ranges,
+            self.style,
+            order,
+            accept,
+            rest=self.rest,
+            keep_fp32=self.out_of_range,
+            progress=self.progress,
+        )
 
     def _counted(self) -> Iterable[Mapping[str, Array]]:
         source = self.request.calibration
@@ -114,7 +140,7 @@ class _Quantising:
         return ({self.input: feed} for feed in self.subject.feeds(_SENSITIVITY_IMAGES))
 
     def _quantise(self) -> Any:
-        return quantise(self.base, self.ranges, self.style, rest=self.rest)
+        return quantise(self.base, self.ranges, self.style, rest=self.rest, keep_fp32=self.out_of_range)
 
     def _session(self, model: Any, precision: str) -> Session:
         content = model.SerializeToString()

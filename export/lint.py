@@ -6,7 +6,7 @@ opsets that a device does not know, weights that are no numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,17 @@ def lint(model: Any, *, dynamic: bool = False) -> list[Finding]:
     for node in model.graph.node:
         found += _node(node, dynamic)
     return sorted(found, key=lambda finding: not finding.fatal)
+
+
+def summary(findings: Sequence[Finding]) -> list[str]:
+    """Return a sentence per kind of finding, naming the first node and how many more there are."""
+    grouped: dict[str, list[str]] = {}
+    for finding in findings:
+        grouped.setdefault(finding.text, []).append(finding.node)
+    return [
+        f"{nodes[0]}{f' and {len(nodes) - 1} more' if len(nodes) > 1 else ''}: {text}".removeprefix(": ")
+        for text, nodes in grouped.items()
+    ]
 
 
 def _versions(model: Any) -> Iterator[Finding]:

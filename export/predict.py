@@ -15,7 +15,7 @@ from bmtas.files import atomic_path
 from bmtas.progress import Progress
 from export.interface import Interface
 from export.request import PICTURES
-from export.sessions.onnx import OnnxSession
+from export.sessions.files import open_onnx
 from export.sessions.openvino import OpenVinoSession
 from export.sessions.protocol import Array, Session
 from export.stages.manifest import MANIFEST
@@ -35,7 +35,7 @@ def open_artefact(path: Path, provider: str = "cpu", threads: int = 0) -> Sessio
     if path.suffix == ".engine":
         return EngineSession(path)
     if path.suffix == ".onnx" or not path.exists():
-        return OnnxSession(path, provider, threads)
+        return open_onnx(path, provider, threads)
     raise UsageError(
         f"{path}: only .onnx and .engine files, OpenVINO folders and folders of stages can be run without PyTorch"
     )

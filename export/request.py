@@ -84,6 +84,10 @@ class ExportRequest:
             raise UsageError("--split-at-branches and --merge-branches need static shapes; leave --dynamic out")
         if (self.split or self.merge) and "onnx" not in names | ({"openvino"} if self.merge else set()):
             raise UsageError("--split-at-branches and --merge-branches work on ONNX files; add --format onnx")
+        if self.split and "bf16" in self.precisions:
+            raise UsageError(
+                "--split-at-branches with bf16: what flows between stages would be bfloat16, which NumPy has not; split fp32, fp16 or int8"
+            )
         if self.calibration_method not in METHODS:
             raise UsageError(f"--calibration-method {self.calibration_method!r}; known: {', '.join(METHODS)}")
         if isinstance(self.calibration, int) and self.calibration < 1:

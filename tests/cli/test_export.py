@@ -231,6 +231,7 @@ def test_calibration_without_pictures_is_refused(run: Path, bmtas: Callable[...,
         (("--max-drop", "1"), "--max-drop"),
         (("--remote", "user@host"), "--format tensorrt"),
         (("--format", "pt2", "--split-at-branches"), "--format onnx"),
+        (("--precision", "bf16", "--split-at-branches"), "bfloat16"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(
