@@ -9,7 +9,7 @@ runs/003-scenes-9GMAdds/
         tensorboard/ if it was asked for
     networks/found/             one folder per trained network (found, shared, separate; inherited is found, with the search's weights):
         architecture.json, weights.pt, checkpoint.pt, history.jsonl, metrics.json, predictions.png,
-        model.onnx, parity.json
+        the exported files (model.onnx, model.int8.onnx, model.stages/, ...) and parity.json, which has their proofs
     bench.json                  latencies of all networks measured together
 """
 
