@@ -14,6 +14,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,12 +26,12 @@ from bmtas.networks.network import build_network
 from bmtas.profile import generic_tasks
 from export.bench import device
 from export.interface import Interface
-from export.merging.choose import choose, in_turn, require_equal, timed
+from export.merging.choose import choose, in_turn, require_equal
 from export.merging.merge import merge
 from export.merging.sites import sites
 from export.onnx_file import master_model
 from export.sessions.onnx import OnnxSession, runtime_version
-from export.stopwatch import ratio
+from export.stopwatch import ratio, timed
 
 
 def tree(backbone: str, names: Sequence[str]) -> Architecture:
@@ -86,7 +87,7 @@ def compare(backbone: str, count: int, size: int, rounds: int, threads: int) -> 
     joint = merge(model, every)
     sides = {"separate": session(model.SerializeToString()), "merged": session(joint.SerializeToString())}
     difference = require_equal(sides["separate"], sides["merged"], feeds)
-    latencies = measure({name: timed(side, feeds[0]) for name, side in sides.items()})
+    latencies = measure({name: timed(partial(side.run, feeds[0])) for name, side in sides.items()})
     found = ratio(latencies["separate"], latencies["merged"])
     print(f"  {'whole network, every layer merged':62} {shown(found)}")
     print(f"  largest relative difference of the outputs {difference:.1e}")

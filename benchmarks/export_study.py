@@ -122,9 +122,9 @@ def main() -> None:
     sizes = "; ".join(
         f"{n}: {len(r['tasks'])} tasks, {format_quantity(r['madds'], Resource.MADDS)}" for n, r in results.items()
     )
+    scale = f"{SIZE}, weights {options.weights}, {options.images} images for parity, {options.score_images} for metrics"
     text = [
-        "Written by `python benchmarks/export_study.py`; "
-        + f"{SIZE}, weights {options.weights}, {options.images} images for parity, {options.score_images} for metrics. Trees: {sizes}.",
+        f"Written by `python benchmarks/export_study.py`; {scale}. Trees: {sizes}.",
         "",
         *parity_rows(results),
         "",

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from bmtas.files import write_json, write_text
 from bmtas.progress import Silent
 from export.proof.references import References
 from export.sessions.onnx import OnnxSession
-from export.stopwatch import Timed, measure, ratio, summarise
+from export.stopwatch import measure, ratio, summarise, timed
 from export.tensorrt import cuda, sidecar
 from export.tensorrt.build import build_plan
 from export.tensorrt.engine import EngineSession
@@ -164,16 +165,11 @@ def against_onnx_runtime(folder: Path, kit: Kit, engines: dict[str, Path], sampl
     image = References.load(folder / kit.references.file).images[:1]
     other = onnx_session(folder / kit.networks[widest].file)
 
-    def timed(session: Callable[[Any], Any]) -> Timed:
-        def run() -> float:
-            start = time.perf_counter_ns()
-            session(image)
-            return (time.perf_counter_ns() - start) / 1e6
-
-        return run
-
     name = f"{other.runtime} {other.provider.removesuffix('ExecutionProvider').lower()} {widest}"
-    candidates = {name: timed(other), **{p: timed(EngineSession(path)) for p, path in engines.items()}}
+    candidates = {
+        name: timed(partial(other, image)),
+        **{p: timed(partial(EngineSession(path), image)) for p, path in engines.items()},
+    }
     latencies = measure(candidates, samples=samples, warmup=max(10, samples // 10))
     return {
         "onnxruntime": name,

@@ -69,7 +69,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             if path.exists():
                 path.replace(old / path.name)
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except OSError:
+                (old / path.name).replace(path)
+                raise
         finally:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
@@ -86,7 +90,7 @@ def _explained(error: OSError, path: Path) -> Exception:
             f"no space left for {path}; what was there before is untouched. Free some space, or choose another folder "
             "with --runs, and start the same command again"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return EnvironmentProblem(f"cannot write {path}: {error}; choose a folder of your own with --runs")
     return error
 

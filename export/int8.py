@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from bmtas.progress import Progress
@@ -16,7 +16,7 @@ from export.request import ExportRequest
 from export.sessions.onnx import OnnxSession
 from export.sessions.openvino import OpenVinoSession
 from export.sessions.protocol import Array, Session
-from export.stopwatch import Timed, measure, ratio, summarise
+from export.stopwatch import measure, ratio, summarise, timed
 from export.subject import Subject
 
 SCHEMA_VERSION = 1
@@ -161,7 +161,7 @@ class _Quantising:
         sessions = {"fp32": self._session(self.base, "fp32"), "int8": self._session(model, "int8")}
         self.progress.start("measure", self.request.samples + _WARMUP)
         times = measure(
-            {name: timed(session, feed) for name, session in sessions.items()},
+            {name: timed(partial(session, feed)) for name, session in sessions.items()},
             samples=self.request.samples,
             warmup=_WARMUP,
             tick=self.progress.advance,
@@ -172,14 +172,3 @@ class _Quantising:
             "fp32_over_int8": ratio(times["fp32"], times["int8"]),
             **{name: summarise(values) for name, values in times.items()},
         }
-
-
-def timed(session: Callable[[Array], Any], feed: Array) -> Timed:
-    """Return what runs `session` on `feed` once and tells the ms."""
-
-    def once() -> float:
-        start = time.perf_counter_ns()
-        session(feed)
-        return (time.perf_counter_ns() - start) / 1e6
-
-    return once

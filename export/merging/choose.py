@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from export.sessions.onnx import OnnxSession
 from export.sessions.protocol import Array, Session
 from export.stages.part import Part, part
 from export.stages.values import specs, used
-from export.stopwatch import Timed, ratio
+from export.stopwatch import Timed, ratio, timed
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -185,18 +185,7 @@ def _without_overlap(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
 
 
 def _candidates(separate: Session, joint: Session, feeds: Feeds) -> dict[str, Timed]:
-    return {"separate": timed(separate, feeds), "merged": timed(joint, feeds)}
-
-
-def timed(session: Session, feeds: Feeds) -> Timed:
-    """Return a candidate for the stopwatch: one run of `session` on `feeds`."""
-
-    def once() -> float:
-        start = time.perf_counter_ns()
-        session.run(feeds)
-        return (time.perf_counter_ns() - start) / 1e6
-
-    return once
+    return {"separate": timed(partial(separate.run, feeds)), "merged": timed(partial(joint.run, feeds))}
 
 
 def _ratio(latencies: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmtas.errors import EnvironmentProblem, UsageError
+from bmtas.errors import UsageError
 from bmtas.extras import require
-from bmtas.files import atomic_path, write_json
+from bmtas.files import atomic_folder, atomic_path, write_json
 from export.metadata import read_metadata
 from export.sessions.protocol import TensorSpec
 from export.stages.cut import Stage, split_at_branches
@@ -32,7 +29,8 @@ def write_split(model: ModelProto, folder: Path) -> Manifest:
         names = ", ".join(value.name for value in model.graph.input)
         raise UsageError(f"the network has the inputs {names}; a network with one image as its input can be split")
     stages = split_at_branches(model)
-    with _replaced_folder(folder) as beside:
+    _require_own(folder)
+    with atomic_folder(folder) as beside:
         manifest = _write(model, stages, beside)
         check_wiring(manifest, str(folder / MANIFEST))
         write_json(beside / MANIFEST, manifest.to_json())
@@ -73,28 +71,7 @@ def _fields(value: TensorSpec) -> dict[str, object]:
     return {"name": value.name, "shape": list(value.shape), "dtype": value.dtype}
 
 
-@contextlib.contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`; it takes its place only if the block ends well."""
+def _require_own(folder: Path) -> None:
+    """Raise UsageError if `folder` holds something else than a split network."""
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is no split network; choose a new folder, or remove this one")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {folder}: {error}; choose a folder of your own") from error
-    new, old = beside / "new", beside / "old"
-    try:
-        new.mkdir()
-        yield new
-        # Two renames: killed between them, what was there before is found whole in the hidden folder beside.
-        if folder.exists():
-            folder.replace(old)
-        try:
-            new.replace(folder)
-        except OSError:
-            if old.exists():
-                old.replace(folder)
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from bmtas.extras import own_version
 from bmtas.files import write_json
 from bmtas.progress import Progress
 from export.proof.references import References
-from export.stopwatch import Timed, measure, ratio, summarise
+from export.stopwatch import measure, ratio, summarise, timed
 from export.tensorrt import sidecar
 from export.tensorrt.deliver import build_engine, engine_limits
 from export.tensorrt.engine import EngineSession
@@ -125,16 +125,8 @@ def measure_engines(
     sessions = {precision: EngineSession(path) for precision, path in engines.items()}
     image = references.images[:1]
 
-    def timed(session: EngineSession) -> Timed:
-        def run() -> float:
-            start = time.perf_counter_ns()
-            session(image)
-            return (time.perf_counter_ns() - start) / 1e6
-
-        return run
-
     progress.start("measure", samples + warmup)
-    candidates = {precision: timed(session) for precision, session in sessions.items()}
+    candidates = {precision: timed(partial(session, image)) for precision, session in sessions.items()}
     return measure(candidates, samples=samples, warmup=warmup, tick=progress.advance)
 
 
