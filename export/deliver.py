@@ -37,6 +37,7 @@ from export.sessions.files import open_onnx
 from export.sessions.onnx import OnnxSession
 from export.sessions.openvino import OpenVinoSession
 from export.sessions.protocol import Array
+from export.stages.cut import prune
 from export.stages.runner import StageRunner
 from export.stages.write import write_split
 from export.subject import Subject, open_subject
@@ -102,12 +103,15 @@ class _Export:
         subject = self.subject
         self.master = master_model(
             subject.network,
-            architecture=subject.architecture,
-            tasks=subject.tasks,
+            architecture=subject.whole,
+            tasks=subject.every_task,
             size=subject.size,
             costs=subject.costs,
             interface=subject.interface,
         )
+        if self.request.tasks is not None:
+            self.master = prune(self.master, [task.name for task in subject.tasks])
+            set_metadata(self.master, {"costs": dict(subject.costs)})
         for told in summary(lint(self.master, dynamic=bool(subject.interface.dynamic))):
             self.progress.note(told)
         # Whatever is made from the master, its own proof comes first: what fails later is then the precision's fault.
@@ -224,7 +228,7 @@ class _Export:
         subject = self.subject
         with atomic_path(path) as temporary:
             write_program(
-                subject.network,
+                subject.network.subset([task.name for task in subject.tasks]),
                 temporary,
                 tasks=subject.tasks,
                 size=subject.size,

@@ -33,9 +33,15 @@ _LOGIT = 20.0  # beyond it a probability is 0 or 1 to FP32
 
 @dataclass(frozen=True)
 class Subject:
-    """A network in evaluation mode with its tasks in output order; `size` is (height, width) of the images it is exported for."""
+    """A trained network in evaluation mode, and the tasks of it that are exported, in output order.
+
+    `network`, `whole` and `every_task` are the network as it was trained, its architecture and its tasks; every file is proved against
+    it, those of some tasks too. `architecture`, `tasks` and `costs` are of what is exported; `size` is (height, width).
+    """
 
     network: GraphNetwork
+    whole: Architecture
+    every_task: tuple[Task, ...]
     architecture: Architecture
     tasks: tuple[Task, ...]
     size: tuple[int, int]
@@ -46,10 +52,9 @@ class Subject:
     def reference(self, feed: Array) -> dict[str, Array]:
         """Return what PyTorch's network gives for what the exported one is fed, in the exported one's form of outputs."""
         with torch.inference_mode():
-            raw = {task: value.numpy() for task, value in self.network(self._tensor(feed)).items()}
-        if not self.interface.final:
-            return raw
-        return {task.name: final_prediction(task.kind, raw[task.name]) for task in self.tasks}
+            values = self.network(self._tensor(feed))
+        raw = {task: values[task.name].numpy() for task in self.tasks}
+        return {t.name: final_prediction(t.kind, value) if self.interface.final else value for t, value in raw.items()}
 
     def _tensor(self, feed: Array) -> Tensor:
         if self.interface.input_type == "uint8":
@@ -89,21 +94,22 @@ class Subject:
 
 
 def open_subject(run: Run, name: str, dataset: Dataset, tasks: tuple[str, ...] | None, interface: Interface) -> Subject:
-    """Return the trained network `name` of `run`, pruned to `tasks` where they are given.
+    """Return the trained network `name` of `run`, of which `tasks` are to be exported (None: all).
 
     Raises UsageError if it is not trained or a task is unknown.
     """
-    config, architecture = run.config(), run.architecture(name)
-    network = load_network(config, architecture, run.require_trained(name))
-    kept, costs = select_tasks(config.task_list(), list(tasks) if tasks is not None else None), network_costs(run, name)
+    config, whole = run.config(), run.architecture(name)
+    network = load_network(config, whole, run.require_trained(name))
+    every_task, costs, architecture = config.task_list(), network_costs(run, name), whole
+    kept = select_tasks(every_task, list(tasks) if tasks is not None else None)
     if tasks is not None:
-        names = [task.name for task in kept]
-        network, architecture, table = network.subset(names), architecture.subset(names), run.table()
+        names, table = [task.name for task in kept], run.table()
+        architecture, graph = whole.subset(names), network.graph.subset(names)
         costs = {
             r.value: counted(lambda operation, r=r: table.operation_cost(operation, r))  # type: ignore[misc]
-            for r, counted in ((Resource.MADDS, network.graph.madds), (Resource.PARAMS, network.graph.params))
+            for r, counted in ((Resource.MADDS, graph.madds), (Resource.PARAMS, graph.params))
         }
-    return Subject(network.eval(), architecture, kept, config.deploy_size, costs, dataset, interface)
+    return Subject(network.eval(), whole, every_task, architecture, kept, config.deploy_size, costs, dataset, interface)
 
 
 class _SessionNetwork(nn.Module):

@@ -20,6 +20,7 @@ from PIL import Image
 
 from bmtas.runs import Run
 from bmtas.train import load_network
+from export.madds import madds
 from export.precision import guard
 
 NEEDED = ("run.json", "table.json", "architecture.json", "networks/found/weights.pt")
@@ -125,6 +126,7 @@ def test_a_subset_of_the_tasks_takes_camera_frames_and_gives_final_predictions(
     assert [task["name"] for task in told["metadata"]["tasks"]] == ["depth", "semseg"]
     whole = json.loads((run / "architecture.json").read_text(encoding="utf-8"))["costs"]
     assert told["metadata"]["costs"]["madds"] < whole["madds"]
+    assert madds(onnx.load(str(path))) == told["metadata"]["costs"]["madds"]  # counted in the file
     assert told["metadata"]["architecture"]["tasks"] == ["depth", "semseg"]
 
 
