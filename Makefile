@@ -34,9 +34,21 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Needs an NVIDIA GPU with TensorRT: builds, proves and measures engines, and writes docs/tensorrt_report.md.
-verify-tensorrt: setup
-	$(VENV)/bin/python benchmarks/verify_tensorrt.py
+# Builds, proves and measures engines on a PC with an NVIDIA GPU, and writes docs/tensorrt_report.md. The environment is one of its own:
+# constraints.txt pins the CPU's PyTorch and ONNX Runtime, so it is left out here, and the two variants of ONNX Runtime exclude
+# each other. --system-site-packages shows it a TensorRT that the system has; OpenVINO proves the bf16 file before it is built.
+# On a Jetson take a kit instead: benchmarks/verify_tensorrt.py says how.
+GPU_VENV ?= .venv-gpu
+
+verify-tensorrt: $(GPU_VENV)/installed
+	$(GPU_VENV)/bin/python benchmarks/verify_tensorrt.py
+
+$(GPU_VENV)/installed: pyproject.toml
+	@test ! -e /etc/nv_tegra_release || { echo "this is a Jetson: benchmarks/verify_tensorrt.py says at its top how to verify a kit here" >&2; exit 3; }
+	@command -v nvidia-smi >/dev/null || { echo "make verify-tensorrt needs an NVIDIA GPU and its driver: nvidia-smi was not found" >&2; exit 3; }
+	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[gpu,openvino]'
+	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

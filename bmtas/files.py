@@ -65,22 +65,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
         temporary.chmod(0o755)  # mkdtemp makes folders private; a result is as readable as any other
-        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-        try:
-            if path.exists():
-                path.replace(old / path.name)
-            try:
-                temporary.replace(path)
-            except OSError:
-                (old / path.name).replace(path)
-                raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+        _take_place(temporary, path)
     except OSError as error:
         raise _explained(error, path) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    """Rename the folder `new` to `path`. Whatever ends this in between, Ctrl-C too, what was in `path` before is put back."""
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    moved = old / path.name
+    try:
+        if path.exists():
+            path.replace(moved)
+        new.replace(path)
+    except BaseException as cause:
+        if moved.exists() and not path.exists():
+            try:
+                moved.replace(path)
+            except OSError as error:
+                raise EnvironmentProblem(
+                    f"{path} could not be replaced ({cause}), and what was there before could not be put back ({error}); it is in "
+                    f"{moved}: move it back yourself"
+                ) from cause
+        raise
+    finally:
+        if path.exists() or not moved.exists():  # never the only version that is left
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _explained(error: OSError, path: Path) -> Exception:
@@ -91,7 +104,7 @@ def _explained(error: OSError, path: Path) -> Exception:
             "with --runs, and start the same command again"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return EnvironmentProblem(f"cannot write {path}: {error}; choose a folder of your own with --runs")
+        return EnvironmentProblem(f"cannot write {path}: {error}; choose a folder of your own (--runs, --out)")
     return error
 
 

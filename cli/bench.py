@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,10 @@ from cli.options import DEFAULT_RUNS, Json, Quiet, RunName, Runs
 
 
 def bench_command(
-    files: Annotated[Optional[list[Path]], typer.Argument(help="ONNX files; those of the run if left out.")] = None,  # noqa: UP045
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Exported files or folders; model.onnx of the run's networks if left out."),
+    ] = None,
     network: Annotated[
         str | None,
         typer.Option("--network", help="found, shared, separate, or all; every exported one if left out."),
@@ -45,8 +48,8 @@ def bench_command(
     chosen = None if files else open_run(runs, run)
     if chosen is None:
         for path in files or ():
-            if not path.is_file():
-                raise UsageError(f"{path} does not exist; `bmtas export` writes ONNX files")
+            if not path.exists():
+                raise UsageError(f"{path} does not exist; `bmtas export` writes exported networks")
         names = [path.name for path in files or ()]
         targets = {path.name if names.count(path.name) == 1 else str(path): path for path in files or ()}
     else:

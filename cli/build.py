@@ -12,7 +12,7 @@ from cli.options import Json, Quiet
 
 def build_command(
     target: Annotated[
-        Path, typer.Argument(help="A kit folder from `bmtas export --remote`, or one exported ONNX file.")
+        Path, typer.Argument(help="A kit folder from `bmtas export --format tensorrt`, or one exported ONNX file.")
     ] = Path(),
     precision: Annotated[
         str | None,
@@ -27,7 +27,9 @@ def build_command(
     ] = False,
     tolerance: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="For a single file: 1e-3 (raw, all tasks) or TASK=NUMBER in the task's unit; repeatable."),
+        typer.Option(
+            help="For a single file: 1e-3 (raw, of fp32 alone), or TASK=NUMBER or PRECISION:TASK=NUMBER in the task's unit; repeatable."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Engine of a single file; its name with .engine if left out.")
@@ -69,11 +71,12 @@ def build_command(
 ) -> None:
     """Build TensorRT engines here, read their precision back and prove them against PyTorch's outputs; needs no PyTorch.
 
-    A kit's engines are measured in turn, too, and the INT8 one is kept only if it is faster. Options given here replace the kit's.
+    A kit's engines are measured in turn, too, and the INT8 one is kept only if it is faster. Options given here replace the kit's. Where
+    one engine fails, the others are still built, and the command ends with that failure.
 
     Example: bmtas build kit
     """
-    from bmtas.errors import UsageError
+    from bmtas.errors import BmtasError, UsageError
     from cli.console import ShownProgress, emit_json, out
     from export.tensorrt.options import parse_mib
 
@@ -90,20 +93,24 @@ def build_command(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     single = {"--precision": precision, "--references": references, "--tolerance": tolerance, "--output": output}
+    failure: BmtasError | None = None
     with ShownProgress(quiet=quiet) as progress:
         if target.is_dir():
             _only("an ONNX file", {**single, "--unproved": unproved or None})
-            from export.tensorrt.on_device import build_kit
+            from export.tensorrt.on_device import KitIncomplete, build_kit
 
-            report = build_kit(
-                target,
-                progress,
-                changes=changes,
-                samples=samples,
-                warmup=warmup,
-                keep_slow_int8=force,
-                least_share=least_share,
-            )
+            try:
+                report = build_kit(
+                    target,
+                    progress,
+                    changes=changes,
+                    samples=samples,
+                    warmup=warmup,
+                    keep_slow_int8=force,
+                    least_share=least_share,
+                )
+            except KitIncomplete as error:
+                report, failure = error.report, error
         else:
             _only("a kit", {"--samples": samples, "--warmup": warmup, "--force": force or None})
             report = _build_file(
@@ -113,6 +120,8 @@ def build_command(
         emit_json(report, json)
     if json != "-":
         _show(report, target, out())
+    if failure is not None:
+        raise failure  # what could be built was shown
 
 
 def _only(of: str, values: dict[str, Any]) -> None:
@@ -137,10 +146,10 @@ def _build_file(
 ) -> dict[str, Any]:
     """Build the engine of one ONNX file and return what its sidecar says, with its path."""
     from bmtas.errors import UsageError
+    from export.onnx_metadata import onnx_metadata
     from export.proof.limits import parse_tolerances
     from export.proof.references import FILE_NAME, References
-    from export.tensorrt.deliver import build_engine, engine_limits
-    from export.tensorrt.onnx_facts import onnx_metadata
+    from export.tensorrt.engine_file import build_engine, engine_limits
     from export.tensorrt.options import EngineOptions
 
     holds = precision or onnx_metadata(path).get("precision")
@@ -152,7 +161,7 @@ def _build_file(
         raise UsageError(f"--unproved, but {beside} is there to prove the engine; leave --unproved out")
     if not unproved and not given:
         raise UsageError(
-            f"nothing can prove an engine of {path}: there is no {FILE_NAME} beside it. `bmtas export --remote USER@HOST` writes a kit with one; "
+            f"nothing can prove an engine of {path}: there is no {FILE_NAME} beside it. `bmtas export --format tensorrt` writes a kit with one; "
             "--references names another file, and --unproved builds without proof"
         )
     references = References.load(beside) if given else None
@@ -191,6 +200,9 @@ def _show(report: dict[str, Any], target: Path, console: Any) -> None:
         view.add_column(name, justify="left" if name in ("precision", "engine") else "right")
     for name, entry in report["engines"].items():
         timing = entry["timing"]
+        if timing is None:
+            view.add_row(name, entry["file"] if entry["kept"] else "not kept", *["not measured"] * 5)
+            continue
         p90 = timing["p90_ms"]
         view.add_row(
             name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,18 +22,32 @@ def check_command(
 
     Example: bmtas check runs/001-scenes-9GMAdds/networks/found/model.onnx
     """
+    from bmtas.errors import BmtasError
+    from cli.console import emit_json
+    from export.check import check
+
+    checked, problems = [], []
+    for path in files:
+        try:
+            checked.append(check(path))
+        except BmtasError as error:  # the others are looked at all the same
+            problems.append(error)
+    if json is not None:
+        told = {"files": [each.to_json() for each in checked], "problems": [str(error) for error in problems]}
+        emit_json({"schema_version": 1, **told}, json)
+    if json != "-" and checked:
+        _show(checked)
+    if problems:
+        raise problems[0] if len(problems) == 1 else type(problems[0])("; ".join(map(str, problems)))
+
+
+def _show(checked: list[Any]) -> None:
     from rich.table import Table
 
-    from cli.console import emit_json, out
+    from cli.console import out
     from costs.units import Resource, format_quantity
-    from export.check import check
     from export.proof.report import proof_text
 
-    checked = [check(path) for path in files]
-    if json is not None:
-        emit_json({"schema_version": 1, "files": [each.to_json() for each in checked]}, json)
-    if json == "-":
-        return
     view = Table(show_lines=True)
     for name in ("file", "precision", "input", "tasks", "cost", "proved"):
         view.add_column(name)

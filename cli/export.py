@@ -14,7 +14,10 @@ _ENGINE = "TensorRT"
 
 
 def export_command(
-    file_format: Annotated[str, typer.Option("--format", help=f"One or several with commas. {help_text()}.")] = "onnx",
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", help=f"One or several with commas; onnx if left out. {help_text()}."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or several with commas.")] = "fp32",
     network: Network = "found",
     tasks: Annotated[
@@ -47,8 +50,8 @@ def export_command(
     tolerance: Annotated[
         Optional[list[str]],  # noqa: UP045 -- typer reads no other form on Python 3.10
         typer.Option(
-            help="1e-4: the largest raw difference that passes, relative to a task's largest output. TASK=NUMBER: a task's limit "
-            "in its own unit (docs/export.md). Can be given several times."
+            help="1e-4: the largest raw difference of fp32 that passes, relative to a task's largest output. TASK=NUMBER or "
+            "PRECISION:TASK=NUMBER: a task's limit in its own unit (docs/export.md). Can be given several times."
         ),
     ] = None,
     calibration: Annotated[
@@ -100,6 +103,9 @@ def export_command(
             help="user@host: prepare the files, print the two commands that build there.", rich_help_panel=_ENGINE
         ),
     ] = None,
+    remote_program: Annotated[
+        str, typer.Option(help="How bmtas is called there: a path, if not on its PATH.", rich_help_panel=_ENGINE)
+    ] = "bmtas",
     threads: Annotated[int, typer.Option(min=0, help="Threads of the CPU runtimes; 0 lets them choose.")] = 0,
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,
@@ -113,12 +119,12 @@ def export_command(
 
     Example: bmtas export --format onnx,openvino --precision fp32,int8
     """
-    from bmtas.errors import BuildError
     from bmtas.run_training import open_run_dataset
     from bmtas.runs import open_run
     from cli.console import ShownProgress, emit_json, out
     from cli.networks import chosen_networks
-    from export.deliver import Delivery, check_formats, export_network
+    from export.deliver import check_formats, export_network
+    from export.exporting import Delivery
     from export.formats import parse_formats, parse_precisions
     from export.interface import Interface, parse_dynamic
     from export.precision.guard import parse_max_drop
@@ -126,7 +132,7 @@ def export_command(
     from export.request import ExportRequest, parse_calibration
     from export.tensorrt.options import EngineOptions, parse_mib
 
-    formats = parse_formats(file_format)
+    formats = parse_formats(file_format or ("onnx" if remote is None else "tensorrt"))
     scaled, overrides = parse_tolerances(tolerance or [])
     request = ExportRequest(
         formats=tuple(formats),
@@ -155,6 +161,7 @@ def export_command(
             timing_cache=timing_cache,
         ),
         remote=remote,
+        remote_program=remote_program,
     )
     check_formats(request.formats, remote=remote is not None)
     chosen = open_run(runs, run)
@@ -172,9 +179,9 @@ def export_command(
         for delivery in deliveries.values():
             for line in [*(str(artefact.path) for artefact in delivery.artefacts), *delivery.commands]:
                 out().print(line, soft_wrap=True, markup=False)
-    refused = [text for delivery in deliveries.values() for text in delivery.refused]
-    if refused:
-        raise BuildError("; ".join(refused) + ". --force writes it all the same")
+    failures = [error for delivery in deliveries.values() for error in delivery.failures]
+    if failures:
+        raise failures[0] if len(failures) == 1 else type(failures[0])("; ".join(map(str, failures)))
 
 
 def _as_json(run: str, deliveries: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +191,7 @@ def _as_json(run: str, deliveries: dict[str, Any]) -> dict[str, Any]:
         "networks": {
             name: {
                 "artefacts": [{"path": str(a.path), "precision": a.precision, **a.report} for a in delivery.artefacts],
-                "refused": delivery.refused,
+                "failures": [{"exit_code": error.exit_code, "message": str(error)} for error in delivery.failures],
                 "commands": delivery.commands,
             }
             for name, delivery in deliveries.items()

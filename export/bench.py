@@ -1,4 +1,4 @@
-"""`bmtas bench`: latency of exported networks in ONNX Runtime, and of PyTorch eager beside them where it is installed.
+"""`bmtas bench`: latency of exported networks in their runtimes, and of PyTorch eager beside them where it is installed.
 
 This process never imports torch: eager runs in a worker of its own, one inference at a time, when it is its turn.
 """
@@ -12,33 +12,18 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bmtas.errors import BuildError, UsageError
-from export.sessions.onnx import OnnxSession
-from export.stopwatch import Timed, measure, ratio, summarise
+from export.predict import open_artefact
+from export.stopwatch import Timed, measure, ratio, summarise, timed
 
 SCHEMA_VERSION = 1
-
-
-class OnnxCandidate:
-    """One ONNX file in ONNX Runtime; the input is the same noise every time."""
-
-    def __init__(self, path: Path, provider: str, threads: int) -> None:
-        """Load the file. Raises what `OnnxSession` raises, UsageError if the input's shape is not static."""
-        self.session = OnnxSession(path, provider, threads)
-        self._image = self.session.image_spec.noise()
-
-    def __call__(self) -> float:
-        """Run once; return ms."""
-        start = time.perf_counter_ns()
-        self.session(self._image)
-        return (time.perf_counter_ns() - start) / 1e6
 
 
 class EagerCandidate:
@@ -107,7 +92,7 @@ def bench(
 ) -> dict[str, Any]:
     """Measure all candidates in turn and return the content of `bench.json`.
 
-    `files` maps a network's name to its ONNX file; `eager` maps the names that PyTorch runs too to (run folder, network).
+    `files` maps a network's name to its exported file or folder; `eager` maps the names that PyTorch runs too to (run folder, network).
     """
     if samples < 1 or warmup < 0:
         raise UsageError(f"found {samples} samples and {warmup} warm-up rounds; at least 1 and 0 are needed")
@@ -115,16 +100,18 @@ def bench(
         candidates: dict[str, Timed] = {}
         about: dict[str, dict[str, Any]] = {}
         for name, path in files.items():
-            onnx = OnnxCandidate(path, provider, threads)
-            candidates[f"{name}/onnxruntime"] = onnx
-            about[f"{name}/onnxruntime"] = {
+            session = open_artefact(path, provider, threads)
+            key = f"{name}/{session.runtime.split()[0]}"
+            # The input is the same noise every time.
+            candidates[key] = timed(partial(session, session.image_spec.noise()))
+            about[key] = {
                 "network": name,
-                "runtime": onnx.session.runtime,
-                "provider": onnx.session.provider,
-                "input_shape": list(onnx.session.image_spec.shape),
-                "precision": onnx.session.metadata().get("precision", "fp32"),
-                "tasks": onnx.session.outputs,
-                "costs": onnx.session.metadata().get("costs"),
+                "runtime": session.runtime,
+                "provider": session.provider,
+                "input_shape": list(session.image_spec.shape),
+                "precision": session.metadata().get("precision", "fp32"),
+                "tasks": list(session.outputs),
+                "costs": session.metadata().get("costs"),
             }
         for name, (run, network) in eager.items():
             worker = stack.enter_context(EagerCandidate(run, network, provider, threads))

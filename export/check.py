@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bmtas.errors import UsageError
-from export.artefacts import PROOFS, read_proofs, require_proof
+from export.artefacts import PROOFS, artefact_at, require_unchanged
 from export.metadata import read_metadata
+from export.onnx_metadata import onnx_metadata
+from export.proof.report import proof_text
 from export.sessions.files import open_onnx
-from export.sessions.openvino import OpenVinoSession
-from export.stages.manifest import MANIFEST, read_manifest
+from export.sessions.openvino import MODEL, OpenVinoSession
+from export.stages.manifest import MANIFEST, read_manifest, verified
+from export.tensorrt.kit import KIT_FILE, read_kit
 from export.tensorrt.preflight import check_engine
 
 PROGRAM_METADATA = "bmtas.json"
@@ -43,20 +46,23 @@ class Checked:
 
 
 def check(path: Path) -> Checked:
-    """Return what the artefact `path` is.
+    """Return what the artefact `path` is; the main file of a folder of OpenVINO or of stages stands for the folder.
 
-    Raises UsageError if it is damaged, is not the file that was proved, or is of a kind that bmtas does not write;
-    EnvironmentProblem if its runtime is missing or an engine was built for another machine.
+    Raises UsageError if it is damaged, is not the file that was proved, is of a kind that bmtas does not write, or its proof is
+    damaged or of a network that was trained anew since; EnvironmentProblem if its runtime is missing or an engine was built
+    for another machine.
     """
     if not path.exists():
         raise UsageError(f"{path} does not exist; `bmtas export` writes it")
+    path = artefact_at(path)
     kind, reader = _reader(path)
-    known = path.name in read_proofs(path.parent)
     # The hash comes first: a runtime that is handed a damaged file says little, or worse.
-    proof = require_proof(path) if known else None
+    proof = require_unchanged(path)
     metadata = reader(path)
-    if kind == "tensorrt":
-        proof = proof or metadata.pop("parity", None)
+    if kind in ("tensorrt", "kit"):
+        told = metadata.pop("parity", None)
+        proof = told if proof is None else proof
+    proof_text(proof)  # a damaged one is refused here, and need not be looked at by whoever shows it
     notes = [] if proof is not None else [f"nothing beside it says how it was proved; copy {PROOFS} along with it"]
     if not metadata:
         notes.append("no metadata of bmtas: a file of other origin")
@@ -69,8 +75,15 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
     """Return the format of an artefact, by its name, and what reads its metadata."""
     if path.is_dir():
         if (path / MANIFEST).exists():
-            return "stages", lambda p: read_manifest(p).metadata
-        return "openvino", lambda p: OpenVinoSession(p).metadata()
+            return "stages", _stages
+        if (path / KIT_FILE).exists():
+            return "kit", _kit
+        if (path / MODEL).exists() or path.suffix == ".openvino":
+            return "openvino", lambda p: OpenVinoSession(p).metadata()
+        raise UsageError(
+            f"{path} holds neither {MANIFEST} (stages), {MODEL} (OpenVINO) nor {KIT_FILE} (a kit for TensorRT); of a run, name the files "
+            "in networks/found"
+        )
     readers: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
         ".onnx": ("onnx", lambda p: open_onnx(p).metadata()),
         ".xml": ("openvino", lambda p: OpenVinoSession(p).metadata()),
@@ -83,6 +96,22 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
             "stages and of OpenVINO"
         )
     return readers[path.suffix]
+
+
+def _stages(folder: Path) -> dict[str, Any]:
+    """Return the metadata of a split network whose files are all there and are those of its manifest."""
+    manifest = read_manifest(folder)
+    for stage in manifest.stages:
+        verified(folder, stage)
+    return manifest.metadata
+
+
+def _kit(folder: Path) -> dict[str, Any]:
+    """Return the metadata of a kit whose files are all those that it lists, and what proved them where it was made."""
+    kit = read_kit(folder)
+    precisions = list(kit.networks)
+    metadata = onnx_metadata(folder / kit.networks[precisions[0]].file)
+    return {**metadata, "precision": "+".join(precisions), "parity": kit.host.get(precisions[0])}
 
 
 def _engine(path: Path) -> dict[str, Any]:
@@ -115,4 +144,4 @@ def _lint(path: Path, metadata: dict[str, Any]) -> list[str]:
     from export.lint import lint, summary
 
     dynamic = any(isinstance(n, str) for n in metadata.get("input", {}).get("shape", ()))
-    return summary(lint(onnx.load(str(path)), dynamic=dynamic))
+    return summary(lint(onnx.load(str(path), load_external_data=False), dynamic=dynamic))

@@ -50,7 +50,7 @@ FORMATS = (
     Format(
         "tensorrt",
         ("trt", "engine"),
-        ".engine",
+        ".tensorrt/",
         ("fp32", "fp16", "bf16", "int8"),
         "tensorrt",
         "gpu",
@@ -76,26 +76,23 @@ def find_format(name: str) -> Format:
     for known in FORMATS:
         if name == known.name or name in known.aliases:
             return known
-    names = [n for f in FORMATS for n in (f.name, *f.aliases)]
-    raise UsageError(f"unknown format {name!r}; {nearest(name, names)}")
+    raise UsageError(f"unknown format {name!r}; {nearest(name, [known.name for known in FORMATS])}")
 
 
 def parse_formats(text: str) -> list[Format]:
     """Read `--format onnx,openvino`; each format once, in the order given. Raises UsageError."""
-    return list(dict.fromkeys(find_format(part.strip()) for part in text.split(",")))
+    return list(dict.fromkeys(find_format(part.strip().lower()) for part in text.split(",")))
 
 
 def parse_precisions(text: str, formats: Sequence[Format]) -> list[str]:
     """Read `--precision fp32,fp16`. Raises UsageError if one is unknown or a format does not have it."""
-    asked = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    asked = list(dict.fromkeys(part.strip().lower() for part in text.split(",")))
     for precision in asked:
         if precision not in PRECISIONS:
             raise UsageError(f"unknown precision {precision!r}; {nearest(precision, PRECISIONS)}")
         for known in formats:
             if precision not in known.precisions:
-                raise UsageError(
-                    f"the format {known.name} has no {precision}; it has {', '.join(known.precisions)}: ask for it in a command of its own"
-                )
+                raise UsageError(f"the format {known.name} has no {precision}; it has {', '.join(known.precisions)}")
     return asked
 
 

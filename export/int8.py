@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from bmtas.errors import BuildError
 from bmtas.progress import Progress
 from export.precision.guard import against, decide, drops
-from export.precision.quantise import Ranges, calibrate, quantise
+from export.precision.quantise import Ranges, calibrate, quantise, quantised_share
 from export.precision.ranges import overflowing
 from export.precision.sensitivity import Mixed, Sensitivity, mixed, sensitivities
-from export.request import ExportRequest
+from export.request import ExportRequest, pictures
 from export.sessions.onnx import OnnxSession
 from export.sessions.openvino import OpenVinoSession
 from export.sessions.protocol import Array, Session
@@ -70,18 +71,22 @@ class _Quantising:
         request = self.request
         self.ranges = self.known or calibrate(self.base, self._counted(), request.calibration_method)
         if self.rest == "fp16":
-            self.out_of_range = tuple(overflowing(self.base, self._few(), "fp16"))
+            feeds = ({self.input: feed} for feed in self.subject.feeds(request.images))
+            self.out_of_range = tuple(overflowing(self.base, feeds, "fp16"))
         self.reference = self._score(self.base, "fp32")
         model = self._quantise()
         kept: tuple[str, ...] = ()
         lost = first = self._lost(model)
         order = None
-        if request.sensitivity or against(lost, request.drop):
+        judged = None not in lost.values()  # what has no metric gets none by being kept in higher precision
+        if request.sensitivity or (judged and against(lost, request.drop)):
             order = sensitivities(self.base, self.ranges, self.style, list(self._few()), progress=self.progress)
-        if order is not None and against(lost, request.drop):
-            result = self._mixed(order)
-            if result.model is not None:
-                model, kept, lost = result.model, result.kept, self.accepted
+        tried = None
+        if order is not None and judged and against(lost, request.drop):
+            tried = self._mixed(order)
+            if tried.model is not None:
+                model, kept, lost = tried.model, tried.kept, self.accepted
+                self.progress.note(f"int8: {len(kept)} of {tried.parts} parts stay in {self.rest}: {', '.join(kept)}")
         speed = None if self.runtime == "tensorrt" else self._speed(model)
         decision = decide(None if speed is None else speed["fp32_over_int8"], lost, request.drop, forced=request.force)
         report = {
@@ -93,10 +98,11 @@ class _Quantising:
                 "method": self.ranges.method,
                 "source": str(request.calibration),
             },
-            "score_images": request.score_images,
+            "score_images": self.subject.scored(request.score_images),
             "metrics_fp32": self.reference,
             "all_layers_in_8_bits": first,
             "kept_in_higher_precision": list(kept),
+            "trials": [] if tried is None else [{"kept": kept, "accepted": passed} for kept, passed in tried.trail],
             "sensitivity": None if order is None else [asdict(entry) for entry in order],
             "speed": speed,
             "decision": decision.to_json(),
@@ -112,7 +118,10 @@ class _Quantising:
             tried += 1
             if tried == 1:  # none kept, which is why we are here
                 return False
-            lost = self._lost(model)
+            try:
+                lost = self._lost(model)
+            except BuildError:  # the runtime does not take this mixture
+                return False
             within = not against(lost, self.request.drop)
             if within:
                 self.accepted = lost
@@ -131,7 +140,7 @@ class _Quantising:
 
     def _counted(self) -> Iterable[Mapping[str, Array]]:
         source = self.request.calibration
-        self.progress.start("calibrate", source if isinstance(source, int) else len(list(source.iterdir())))
+        self.progress.start("calibrate", source if isinstance(source, int) else len(pictures(source)))
         for feed in self.subject.calibration(source):
             yield {self.input: feed}
             self.progress.advance()
@@ -145,7 +154,8 @@ class _Quantising:
     def _session(self, model: Any, precision: str) -> Session:
         content = model.SerializeToString()
         if self.runtime == "openvino":
-            return OpenVinoSession(content, precision, self.request.threads)
+            share = quantised_share(model) if precision == "int8" else None
+            return OpenVinoSession(content, precision, self.request.threads, int8_share=share)
         return OnnxSession(content, threads=self.request.threads)
 
     def _score(self, model: Any, precision: str) -> dict[str, float]:

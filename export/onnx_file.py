@@ -8,6 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bmtas.tasks import Task, TaskKind
 from export.interface import INPUT, OFFSET, SCALE, Interface
 from export.lint import lint
 from export.metadata import describe, set_metadata
+from export.predictions import with_predictions
 
 OPSET = 18
 """TensorRT 10.3 to 11.x and every ONNX Runtime of the last years read it; the exporter's own version, so nothing is converted."""
@@ -72,7 +74,7 @@ def master_model(
     try:
         with _quiet():
             program = torch.onnx.export(
-                Exported(network, by_name, interface),
+                Exported(network, by_name, replace(interface, outputs="logits")),
                 (example_image(interface, size),),
                 input_names=[INPUT],
                 output_names=[_OUTPUT + name for name in names],
@@ -90,6 +92,8 @@ def master_model(
     except Exception as error:  # the exporter and the checker raise errors of many classes
         raise BuildError(f"ONNX export failed: {type(error).__name__}: {error}") from error
     _require_as_asked(model, names, interface)
+    if interface.final:
+        model = with_predictions(model, [by_name[name] for name in names])
     metadata = describe(architecture, [by_name[name] for name in names], size, costs, interface)
     metadata["opset"] = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     set_metadata(model, metadata)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from bmtas.errors import UsageError
+from bmtas.errors import UsageError, nearest
 from bmtas.extras import require
 from bmtas.files import atomic_path
 from bmtas.progress import Progress
-from export.interface import Interface
+from export.artefacts import artefact_at, require_unchanged
+from export.interface import InputType, Interface, OutputType
 from export.request import PICTURES
 from export.sessions.files import open_onnx
 from export.sessions.openvino import OpenVinoSession
@@ -27,10 +29,18 @@ _ARRAYS = (".npy",)
 
 
 def open_artefact(path: Path, provider: str = "cpu", threads: int = 0) -> Session | StageRunner:
-    """Load an exported file or folder in its runtime. Raises UsageError for what is none, EnvironmentProblem without its runtime."""
+    """Load an exported file or folder in its runtime; where `parity.json` beside it knows it, only if it is what was proved.
+
+    Raises UsageError for what is no artefact or has changed, EnvironmentProblem without its runtime.
+    """
+    path = artefact_at(path)
+    if path.exists():
+        require_unchanged(path)  # before anything of it is loaded
     if path.is_dir() and (path / MANIFEST).exists():
         return StageRunner(path, provider=provider, threads=threads)
     if path.is_dir() or path.suffix == ".xml":
+        if provider != "cpu":
+            raise UsageError(f"--provider {provider} is for ONNX Runtime; {path.name} runs in OpenVINO on the CPU")
         return OpenVinoSession(path, threads=threads)
     if path.suffix == ".engine":
         return EngineSession(path)
@@ -48,11 +58,16 @@ def predict(
 
     With `rates` (a folder of stages only) a task is computed on a share of the images; in between, its last output stands in the
     file again, and `age.<task>` says how many images ago it was computed. Returns how often each task was computed.
-    Raises UsageError if there is no image or the artefact takes another form of input.
+    Raises UsageError if there is no image, two of them have one name, or the artefact takes another form of input.
     """
     metadata = runner.metadata()
     paths = images_in(folder)
+    _require_own_names(paths)
     interface, size = _interface(metadata)
+    if size is not None and any(path.suffix.lower() not in _ARRAYS for path in paths):
+        progress.note(
+            f"pictures of another size are resized to {size[0]}x{size[1]} (height x width), the network's own"
+        )
     feeds = ((path, interface.feed(read_image(path, size))) for path in paths)
     progress.start("predict", len(paths))
     computed: dict[str, int] = {}
@@ -91,13 +106,35 @@ def _results(
         yield paths[result.index], dict(result.latest), dict(result.age)
 
 
-def _interface(metadata: dict[str, Any]) -> tuple[Interface, tuple[int, int]]:
+def _interface(metadata: dict[str, Any]) -> tuple[Interface, tuple[int, int] | None]:
+    """Return what a file takes and gives, and the size of its images; None where it takes every size."""
     try:
         told = metadata["input"]
-        height, width = told["size"]
-        return Interface(told.get("dtype", "float32"), metadata.get("outputs", "logits")), (int(height), int(width))
+        height, width = (int(n) for n in told["size"])
+        input_type, outputs = told["dtype"], metadata["outputs"]
     except (KeyError, TypeError, ValueError):
-        raise UsageError("the file says nothing of its input: it was not written by `bmtas export`") from None
+        raise UsageError(
+            "the file does not say what it takes and gives: it was not written by `bmtas export`, or was changed"
+        ) from None
+    for word, known in ((input_type, get_args(InputType)), (outputs, get_args(OutputType))):
+        if word not in known:
+            raise UsageError(f"the file's metadata tell of {word!r}; {nearest(str(word), known)}; export it again")
+    if min(height, width) < 1:
+        raise UsageError(f"the file's metadata tell of images of {height}x{width}; export it again")
+    free = "height" in told.get("shape", ())
+    return Interface(input_type, outputs), None if free else (height, width)
+
+
+def _require_own_names(paths: list[Path]) -> None:
+    """Raise UsageError if two images would be written to one file."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        by_name[path.stem].append(path.name)
+    for stem, names in by_name.items():
+        if len(names) > 1:
+            raise UsageError(
+                f"{' and '.join(names)} in {paths[0].parent} would both become {stem}.npz; rename one of them"
+            )
 
 
 def parse_rates(text: str) -> dict[str, str]:
@@ -114,14 +151,16 @@ def parse_rates(text: str) -> dict[str, str]:
 def images_in(folder: Path) -> list[Path]:
     """Return the pictures and .npy arrays of a folder, sorted by name. Raises UsageError if there are none."""
     suffixes = (*PICTURES, *_ARRAYS)
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder; give a folder of images")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
     if not found:
         raise UsageError(f"{folder} holds no image; expected files ending in {', '.join(suffixes)}")
     return found
 
 
-def read_image(path: Path, size: tuple[int, int]) -> Array:
-    """Return an image as (H, W, 3) uint8 RGB at `size` (height, width); .npy arrays must have that size already.
+def read_image(path: Path, size: tuple[int, int] | None) -> Array:
+    """Return an image as (H, W, 3) uint8 RGB at `size` (height, width; None: its own); .npy arrays must have that size already.
 
     Raises UsageError if it cannot be read, EnvironmentProblem if pictures are given where Pillow is not installed.
     """
@@ -130,12 +169,19 @@ def read_image(path: Path, size: tuple[int, int]) -> Array:
             array: Array = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be read as an array: {error}") from None
-        if array.dtype != np.uint8 or array.shape != (*size, 3):
-            raise UsageError(f"{path} is {array.dtype} of shape {array.shape}; uint8 of shape {(*size, 3)} is needed")
+        wanted = array.shape if size is None else (*size, 3)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or array.shape != wanted:
+            raise UsageError(
+                f"{path} is {array.dtype} of shape {array.shape}; uint8 of shape {wanted if size else '(H, W, 3)'} is needed: scale it, or "
+                "give a picture, which is resized"
+            )
         return array
     module = require("PIL.Image", "host")
     try:
         with module.open(path) as picture:
-            return np.asarray(picture.convert("RGB").resize((size[1], size[0]), module.Resampling.BILINEAR))
+            colours = picture.convert("RGB")
+            return np.asarray(
+                colours if size is None else colours.resize((size[1], size[0]), module.Resampling.BILINEAR)
+            )
     except OSError as error:
         raise UsageError(f"{path} cannot be read as a picture: {error}") from None

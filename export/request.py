@@ -10,11 +10,11 @@ from bmtas.errors import UsageError
 from export.formats import Format, find_format
 from export.interface import Interface
 from export.precision.guard import Drop
+from export.precision.quantise import METHODS
 from export.tensorrt.options import EngineOptions
 
 DEFAULT_CALIBRATION = 64
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-METHODS = ("minmax", "percentile", "entropy")
 
 
 def parse_calibration(text: str) -> int | Path:
@@ -28,7 +28,9 @@ def parse_calibration(text: str) -> int | Path:
 def pictures(folder: Path) -> list[Path]:
     """Return the pictures in a folder, sorted. Raises UsageError if there are none."""
     if not folder.is_dir():
-        raise UsageError(f"--calibration {folder}: neither a number of training images nor a folder of pictures")
+        raise UsageError(
+            f"--calibration {folder}: there is no such folder; give a folder of pictures, or a number of training images of at least 1"
+        )
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if not found:
         raise UsageError(
@@ -45,7 +47,8 @@ class ExportRequest:
     `tolerances` override the parity limits. `split` writes one ONNX file per stage, `merge` tries to join equal branches.
     INT8: `calibration` is a number of the run's training images or a folder of pictures; `drop` the loss of each task's own
     metric that is allowed, judged on `score_images` validation images; `force` writes what fails that, or is not faster.
-    `remote` (user@host) prepares TensorRT engines for another machine instead of building them here.
+    `remote` (user@host) prepares TensorRT engines for another machine instead of building them here; `remote_program` is how bmtas is
+    called there.
     """
 
     formats: tuple[Format, ...] = (find_format("onnx"),)
@@ -67,6 +70,7 @@ class ExportRequest:
     threads: int = 0
     engine: EngineOptions = field(default_factory=EngineOptions)
     remote: str | None = None
+    remote_program: str = "bmtas"
 
     def __post_init__(self) -> None:
         """Check what belongs together. Raises UsageError."""
@@ -82,8 +86,13 @@ class ExportRequest:
             )
         if self.interface.dynamic and (self.split or self.merge):
             raise UsageError("--split-at-branches and --merge-branches need static shapes; leave --dynamic out")
-        if (self.split or self.merge) and "onnx" not in names | ({"openvino"} if self.merge else set()):
-            raise UsageError("--split-at-branches and --merge-branches work on ONNX files; add --format onnx")
+        if self.split and "onnx" not in names:
+            raise UsageError("--split-at-branches writes ONNX files; add --format onnx")
+        if self.merge and (names not in ({"onnx"}, {"openvino"}) or set(self.precisions) != {"fp32"} or self.split):
+            raise UsageError(
+                "--merge-branches is decided by measuring one runtime in FP32, and moves branches into the trunk: it goes with --format onnx "
+                "or openvino alone, --precision fp32, and without --split-at-branches"
+            )
         if self.split and "bf16" in self.precisions:
             raise UsageError(
                 "--split-at-branches with bf16: what flows between stages would be bfloat16, which NumPy has not; split fp32, fp16 or int8"

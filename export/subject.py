@@ -15,11 +15,12 @@ from bmtas.architecture import Architecture
 from bmtas.data.batches import Loader, image_tensor
 from bmtas.data.chosen import spread
 from bmtas.data.protocol import Dataset
+from bmtas.errors import ParityError, UsageError
 from bmtas.evaluate import evaluate_network
 from bmtas.networks.network import GraphNetwork
 from bmtas.runs import Run
 from bmtas.summary import network_costs
-from bmtas.tasks import Task, TaskKind, select_tasks
+from bmtas.tasks import Task, select_tasks
 from bmtas.train import load_network
 from costs.units import Resource
 from export.interface import OFFSET, SCALE, Interface
@@ -27,8 +28,6 @@ from export.predict import read_image
 from export.proof.units import final_prediction
 from export.request import pictures
 from export.sessions.protocol import Array, Session
-
-_LOGIT = 20.0  # beyond it a probability is 0 or 1 to FP32
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,20 @@ class Subject:
     dataset: Dataset
     interface: Interface
 
-    def reference(self, feed: Array) -> dict[str, Array]:
-        """Return what PyTorch's network gives for what the exported one is fed, in the exported one's form of outputs."""
+    def reference(self, feed: Array, final: bool | None = None) -> dict[str, Array]:
+        """Return what PyTorch's network gives for what the exported one is fed, by task.
+
+        `final`: final predictions rather than raw ones; None: as the interface has it. Raises ParityError if the network itself gives
+        NaN or infinite numbers, which final predictions could hide.
+        """
         with torch.inference_mode():
             values = self.network(self._tensor(feed))
         raw = {task: values[task.name].numpy() for task in self.tasks}
-        return {t.name: final_prediction(t.kind, value) if self.interface.final else value for t, value in raw.items()}
+        for task, value in raw.items():
+            if not np.isfinite(value).all():
+                raise ParityError(f"the trained network gives NaN or infinite numbers for {task.name}: train it again")
+        final = self.interface.final if final is None else final
+        return {t.name: final_prediction(t.kind, value) if final else value for t, value in raw.items()}
 
     def _tensor(self, feed: Array) -> Tensor:
         if self.interface.input_type == "uint8":
@@ -65,11 +72,14 @@ class Subject:
         """Yield `count` validation images, spread over the split, as the exported network takes them."""
         for image in self._images("val", count, self.size):
             yield self.interface.feed(image)
+        # Free dimensions are proved to be free: three images at once, a larger and a smaller size.
         if "batch" in self.interface.dynamic:
-            yield np.concatenate([self.interface.feed(image) for image in self._images("val", 3, self.size)])
+            several = [self.interface.feed(image) for image in self._images("val", 3, self.size)]
+            yield np.concatenate((several * 3)[:3])
         if "size" in self.interface.dynamic:
-            other = (self.size[0] + 32, self.size[1] + 64)
-            yield from (self.interface.feed(image) for image in self._images("val", 2, other))
+            height, width = self.size
+            for other in ((height + 32, width + 64), (max(height // 2, 32), max(width // 2, 32))):
+                yield from (self.interface.feed(image) for image in self._images("val", 2, other))
 
     def calibration(self, source: int | Path) -> Iterator[Array]:
         """Yield training images, or the pictures in a folder, as the exported network takes them.
@@ -82,15 +92,24 @@ class Subject:
         yield from (self.interface.feed(read_image(path, self.size)) for path in pictures(source))
 
     def _images(self, split: str, count: int, size: tuple[int, int]) -> Iterator[Array]:
-        for index in spread(len(self.dataset.ids(split)), count):
+        total = len(self.dataset.ids(split))
+        if not total:
+            raise UsageError(
+                f"the split {split!r} of {self.dataset.name} has no image; exports are proved and calibrated on real ones"
+            )
+        for index in spread(total, count):
             yield self.dataset.load(split, index, size=size, tasks=()).image
 
     def score(self, session: Session, limit: int) -> dict[str, float]:
-        """Return each task's own metric of `session` on at most `limit` validation images at the exported size."""
+        """Return each task's own metric of `session`, which gives raw outputs, on at most `limit` validation images at the exported size."""
         loader = Loader(self.dataset, "val", self.tasks, self.size)
         adapter = _SessionNetwork(session, self.tasks, self.interface)
         values = evaluate_network(adapter, loader.in_order(1, limit), self.tasks)
         return {task.name: values[task.name][task.metric] for task in self.tasks}
+
+    def scored(self, limit: int) -> int:
+        """Return on how many images `score` measures."""
+        return min(limit, Loader(self.dataset, "val", self.tasks, self.size).count)
 
 
 def open_subject(run: Run, name: str, dataset: Dataset, tasks: tuple[str, ...] | None, interface: Interface) -> Subject:
@@ -121,18 +140,9 @@ class _SessionNetwork(nn.Module):
         self.place = nn.Parameter(torch.zeros(()), requires_grad=False)  # tells where it runs: here
 
     def forward(self, images: Tensor) -> dict[str, Any]:
-        """Map (1, 3, H, W) to raw predictions; from final ones, raw ones with the same final form are made."""
+        """Map (1, 3, H, W) to the raw predictions by task."""
         feed = images.numpy()
         if self._interface.input_type == "uint8":
             feed = np.rint((feed.transpose(0, 2, 3, 1) - OFFSET) / SCALE).astype(np.uint8)
         outputs = self._session(feed)
-        return {task.name: self._raw(task, torch.from_numpy(np.array(outputs[task.name]))) for task in self._tasks}
-
-    def _raw(self, task: Task, value: Tensor) -> Tensor:
-        if not self._interface.final:
-            return value.float()
-        if task.has_classes:
-            return nn.functional.one_hot(value.long(), task.channels).movedim(-1, 1).float()
-        if task.kind in (TaskKind.BINARY, TaskKind.EDGE):
-            return torch.logit(value.float()).clamp(-_LOGIT, _LOGIT)
-        return value.float()
+        return {task.name: torch.from_numpy(np.array(outputs[task.name])).float() for task in self._tasks}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 
 from bmtas.errors import EnvironmentProblem, UsageError
-from bmtas.files import append_line, atomic_path, read_json, read_lines, write_json, write_text
+from bmtas.files import append_line, atomic_folder, atomic_path, read_json, read_lines, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -75,6 +76,96 @@ def test_a_full_disk_is_explained(tmp_path: Path, error: Exception) -> None:
     assert caught.value.exit_code == 3
     assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["file.txt"]
+
+
+def fill(path: Path, content: str) -> None:
+    with atomic_folder(path) as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "file.txt").write_text(content, encoding="utf-8")
+
+
+def content_of(path: Path) -> str:
+    return (path / "deep" / "file.txt").read_text(encoding="utf-8")
+
+
+def test_a_folder_takes_the_place_of_the_old_with_all_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.stages"
+    fill(path, "old")
+    (path / "left.txt").write_text("left", encoding="utf-8")
+    fill(path, "new")
+    assert content_of(path) == "new"
+    assert names(path) == ["deep"]
+    assert names(path.parent) == ["model.stages"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+def break_rename(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException, *, done: bool) -> None:
+    """Let the rename of that number, the first is 1, end in `error`, before or after it was done."""
+    count = 0
+    rename = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count != number:
+            return rename(self, target)
+        if done:
+            rename(self, target)
+        if isinstance(error, KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)  # a real Ctrl-C, which Python raises before the next line
+        raise error
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+@pytest.mark.parametrize(
+    ("number", "done", "left"),
+    [(1, False, "old"), (1, True, "old"), (2, False, "old"), (2, True, "new")],
+)
+def test_a_folder_is_never_lost_to_ctrl_c_between_its_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, done: bool, left: str
+) -> None:
+    path = tmp_path / "model.stages"
+    fill(path, "old")
+    break_rename(monkeypatch, number, KeyboardInterrupt(), done=done)
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, "new")
+    assert content_of(path) == left
+    assert names(tmp_path) == ["model.stages"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_disk_that_fills_up_at_the_last_rename_of_a_folder_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    path = tmp_path / "model.stages"
+    if not first:
+        fill(path, "old")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    break_rename(monkeypatch, 1 if first else 2, full, done=False)
+    with pytest.raises(EnvironmentProblem, match=r"no space left for .*model\.stages"):
+        fill(path, "new")
+    assert names(tmp_path) == ([] if first else ["model.stages"])
+    assert first or content_of(path) == "old"
+
+
+def test_what_cannot_be_put_back_is_kept_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.stages"
+    fill(path, "old")
+    rename = Path.replace
+    broken = OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def replace(self: Path, target: Path) -> Path:
+        if target == path:
+            raise broken
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(EnvironmentProblem, match="could not be put back") as caught:
+        fill(path, "new")
+    kept = next(folder for folder in tmp_path.iterdir() if ".old." in folder.name) / "model.stages"
+    assert str(kept) in str(caught.value)
+    assert content_of(kept) == "old"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -117,10 +117,20 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 CONSUMERS = (
-    *("export.check", "export.predict", "export.artefacts", "export.metadata", "export.proof.compare"),
-    *("export.sessions.onnx", "export.sessions.openvino", "export.stages.runner", "export.tensorrt.on_device"),
+    *("export.check", "export.predict", "export.artefacts", "export.metadata", "export.onnx_metadata"),
+    *(
+        "export.request",
+        "export.proof.compare",
+        "export.proof.limits",
+        "export.proof.references",
+        "export.proof.report",
+    ),
+    *("export.sessions.files", "export.sessions.onnx", "export.sessions.openvino"),
+    *("export.stages.manifest", "export.stages.runner", "export.stages.schedule"),
+    *("export.tensorrt.kit", "export.tensorrt.preflight", "export.tensorrt.engine", "export.tensorrt.on_device"),
+    *("cli.bench", "cli.build", "cli.check", "cli.predict"),
 )
-"""What reads, checks and runs exported files."""
+"""What reads, checks, builds and runs exported files."""
 
 
 def test_what_a_device_needs_can_be_imported_without_torch() -> None:
@@ -130,3 +140,12 @@ def test_what_a_device_needs_can_be_imported_without_torch() -> None:
     modules = modules_of("\n".join(f"import {name}" for name in names))
     assert set(names) <= set(modules)
     assert "torch" not in modules
+
+
+def test_what_uses_exported_files_can_be_imported_without_what_makes_them() -> None:
+    rooms = [path for path in FILES["export"] if path.parent.name in ("proof", "tensorrt") and path.stem != "__init__"]
+    names = {"export.bench", "export.stopwatch", *CONSUMERS, *(f"export.{p.parent.name}.{p.stem}" for p in rooms)}
+    modules = modules_of("\n".join(f"import {name}" for name in sorted(names)))
+    assert names <= set(modules)
+    heavy = {"torch", "torchvision", "onnx", "onnx_ir", "onnxruntime", "openvino", "tensorrt", "PIL", "scipy"}
+    assert heavy & set(modules) == set()

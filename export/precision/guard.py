@@ -88,7 +88,7 @@ def _share(share: str, text: str) -> float:
         value = math.nan
     if not share.endswith("%") or not 0 <= value < math.inf:
         raise UsageError(
-            f"--max-drop {text!r}: {share!r} is no share; give a percentage of the FP32 metric of at least 0, such as 1%, "
+            f"--max-drop {text!r}: {share!r} is no percentage of the FP32 metric of at least 0; write 1% for one hundredth, "
             "or one per task: semseg=2%,depth=0.5%"
         )
     return value / 100
@@ -134,9 +134,9 @@ def decide(
     if speed is not None and not speed["q1"] > 1:
         contrary.insert(
             0,
-            f"not reliably faster: FP32 takes {speed['median']:.2f} times as long, lower quartile {speed['q1']:.2f} (must be above 1)",
+            f"not reliably faster: {speed['median']:.2f} times as fast as FP32, lower quartile {speed['q1']:.2f} (must be above 1)",
         )
-    faster = speed and f"FP32 takes {speed['median']:.2f} times as long (lower quartile {speed['q1']:.2f})"
+    faster = speed and f"{speed['median']:.2f} times as fast as FP32 (lower quartile {speed['q1']:.2f})"
     reasons = contrary or [
         faster or "its speed is measured where it runs",
         *(f"{task} {_change(drop or 0.0)} (may lose {100 * allowed.limit(task):.2f} %)" for task, drop in lost.items()),

@@ -310,6 +310,13 @@ def _drop_unused_pairs(model: ModelProto) -> None:
             model.graph.node.remove(node)
 
 
+def quantised_share(model: ModelProto) -> float:
+    """Return the share of convolutions and matrix products whose weights are in 8 bits; 0 where the graph has none."""
+    weights = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    heavy = [node for node in model.graph.node if node.op_type in WEIGHTED]
+    return sum(node.input[1] in weights for node in heavy) / len(heavy) if heavy else 0.0
+
+
 def weighted_parts(model: ModelProto) -> dict[str, list[str]]:
     """Return the nodes with weights that `quantise` takes, by part of the network (`graph.part_of`), in graph order."""
     parts: dict[str, list[str]] = {}

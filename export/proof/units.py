@@ -24,7 +24,7 @@ class Unit(Protocol):
         """Take the final predictions of one image (N = 1)."""
 
     def compute(self) -> float:
-        """Return the number over all images."""
+        """Return the number over all images; NaN or infinite where values that are not finite leave none."""
 
 
 def final_prediction(kind: TaskKind, raw: Array) -> Array:
@@ -51,7 +51,7 @@ def build_unit(kind: TaskKind) -> Unit:
     if kind is TaskKind.CLASSIFICATION:
         return _ChangedClass("share of images that change class")
     if kind in (TaskKind.BINARY, TaskKind.EDGE):
-        return _FMeasure()
+        return MapUnit()
     if kind is TaskKind.NORMALS:
         return _MeanAngle()
     return _RelativeDifference("relative depth" if kind is TaskKind.DEPTH else "relative difference")
@@ -73,21 +73,41 @@ class _ChangedClass:
 
 
 @dataclass
-class _FMeasure:
-    """F-measure of the exported map against PyTorch's, both cut at `CUT`; 1 where neither has a positive pixel."""
+class MapUnit:
+    """F-measure of a map of probabilities against PyTorch's, both cut at `CUT`; 1 where neither has a positive pixel.
+
+    There the F-measure proves nothing, so the probabilities themselves are compared too.
+    """
 
     name: str = "F-measure against PyTorch's map"
     better_is_less: bool = False
     _both: int = 0
-    _either: int = 0
+    _wanted: int = 0
+    _got: int = 0
+    _difference: float = 0.0
+    _all: int = 0
 
     def update(self, reference: Array, value: Array) -> None:
+        """Take the probabilities of one image."""
         wanted, got = reference >= CUT, value >= CUT
         self._both += int((wanted & got).sum())
-        self._either += int(wanted.sum()) + int(got.sum())
+        self._wanted += int(wanted.sum())
+        self._got += int(got.sum())
+        self._difference += float(np.abs(reference.astype(np.float64) - value).sum())
+        self._all += reference.size
 
     def compute(self) -> float:
-        return 2 * self._both / self._either if self._either else 1.0
+        """Return the F-measure over all images."""
+        either = self._wanted + self._got
+        return 2 * self._both / either if either else 1.0
+
+    def probability_difference(self) -> float:
+        """Return the mean absolute difference of the probabilities over all pixels of all images."""
+        return self._difference / max(self._all, 1)
+
+    def positives(self) -> float:
+        """Return the share of PyTorch's pixels that are at `CUT` or above."""
+        return self._wanted / max(self._all, 1)
 
 
 @dataclass

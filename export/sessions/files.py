@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from export.onnx_metadata import onnx_metadata
 from export.sessions.onnx import OnnxSession
 from export.sessions.openvino import OpenVinoSession
-from export.tensorrt.onnx_facts import onnx_metadata
 
 
 def open_onnx(path: Path, provider: str = "cpu", threads: int = 0) -> OnnxSession | OpenVinoSession:

@@ -19,20 +19,28 @@ _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _EXECUTED = {"fp32": {"f32"}, "fp16": {"f16"}, "bf16": {"bf16"}, "int8": {"u8", "i8"}}
 _HEAVY = ("Convolution", "FullyConnected", "MatMul")
 INT8_SHARE = 0.5
-"""Share of convolutions that must run on 8 bits for a network to be called INT8; sensitive layers may stay above."""
+"""Share of the convolutions that the file has in 8 bits which must run so for a network to be called INT8."""
 
 
 class OpenVinoSession(OneImage):
     """A loaded OpenVINO model, or an ONNX file in OpenVINO, on one device."""
 
     def __init__(
-        self, source: Path | bytes, precision: str | None = None, threads: int = 0, device: str = "CPU"
+        self,
+        source: Path | bytes,
+        precision: str | None = None,
+        threads: int = 0,
+        device: str = "CPU",
+        *,
+        int8_share: float | None = None,
     ) -> None:
         """Load `source`: a folder `*.openvino`, its model.xml, an ONNX file, or the content of one.
 
         `precision` is what it must compute in (None: what its metadata say). OpenVINO's default on CPUs with 16-bit units is
-        not FP32, and FP16 asked of a CPU that has BF16 alone silently becomes BF16, so what runs is read back. Raises
-        UsageError if the source is no model, EnvironmentProblem if OpenVINO is missing, BuildError if another precision runs.
+        not FP32, and FP16 asked of a CPU that has BF16 alone silently becomes BF16, so what runs is read back. `int8_share` is
+        the share of convolutions that an INT8 file has in 8 bits, for sensitive ones may be kept above (None: what its metadata
+        say, or all). Raises UsageError if the source is no model, EnvironmentProblem if OpenVINO is missing, BuildError if
+        another precision runs or none can be told.
         """
         openvino = require("openvino", "openvino")
         core = openvino.Core()
@@ -60,9 +68,11 @@ class OpenVinoSession(OneImage):
         self.runtime = f"openvino {openvino.__version__.split('-')[0]}"
         self.provider = device
         self.executed = _executed(self._compiled)
-        self._require_precision()
+        self._require_precision(int8_share)
         self.inputs = {i.get_any_name(): _spec(i) for i in model.inputs}
-        self._ports = {o.get_any_name(): o for o in self._compiled.outputs}
+        # Compiling joins nodes, and outputs then answer to the names of all that were joined.
+        names = [o.get_any_name() for o in model.outputs]
+        self._ports = dict(zip(names, self._compiled.outputs, strict=True))
         self.outputs = list(self._ports)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -74,16 +84,30 @@ class OpenVinoSession(OneImage):
         """Return what `bmtas export` wrote into the file; empty for a file of other origin."""
         return read_metadata(self._entries, self.where)
 
-    def _require_precision(self) -> None:
+    def _require_precision(self, int8_share: float | None) -> None:
         total = sum(self.executed.values())
-        right = sum(n for name, n in self.executed.items() if name in _EXECUTED[self.precision])
-        needed = INT8_SHARE if self.precision == "int8" else 1.0
-        if total and right < needed * total:
-            found = ", ".join(f"{n} in {name}" for name, n in sorted(self.executed.items()))
+        if not total:
             raise BuildError(
-                f"{self.where}: {self.precision} was asked of OpenVINO on {self.provider}, but of {total} convolutions it runs {found}; "
-                "this device has no fast units for it. Choose another precision or device"
+                f"{self.where}: OpenVINO on {self.provider} names no convolution or matrix product in the compiled network, so whether it "
+                f"runs in {self.precision} cannot be told; run it in ONNX Runtime"
             )
+        asked = self._int8_share(int8_share) * total if self.precision == "int8" else float(total)
+        right = sum(n for name, n in self.executed.items() if name in _EXECUTED[self.precision])
+        if right < asked * (INT8_SHARE if self.precision == "int8" else 1.0):
+            found = ", ".join(f"{n} in {name}" for name, n in sorted(self.executed.items()))
+            why = "" if right else " This device has no fast units for it."
+            raise BuildError(
+                f"{self.where}: {self.precision} was asked of OpenVINO on {self.provider} for {round(asked)} of {total} convolutions, but "
+                f"{right} run so (it runs {found}).{why} Choose another precision or device"
+            )
+
+    def _int8_share(self, given: float | None) -> float:
+        share = self.metadata().get("int8_share", 1.0) if given is None else given
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise UsageError(
+                f"{self.where}: {share!r} is no share of convolutions in 8 bits, above 0 and at most 1; export it again"
+            )
+        return float(share)
 
 
 def _read(core: Any, source: Path | bytes, where: str) -> Any:

@@ -48,6 +48,10 @@ class Session(Protocol):
     inputs: dict[str, TensorSpec]
     outputs: list[str]
 
+    @property
+    def image_spec(self) -> TensorSpec:
+        """The only input. Raises UsageError where there are several."""
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name for all inputs by name."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bmtas.errors import UsageError
 from export.sessions.onnx import OnnxSession
-from export.sessions.protocol import Array, Session
+from export.sessions.protocol import Array, Session, TensorSpec
 from export.stages.manifest import Manifest, Port, StageEntry, read_manifest, verified
 from export.stages.schedule import Schedule
 
@@ -71,6 +71,20 @@ class StageRunner:
     def tasks(self) -> tuple[str, ...]:
         """The tasks, in output order."""
         return tuple(self._manifest.tasks)
+
+    @property
+    def outputs(self) -> list[str]:
+        """The tasks, as a session names its outputs."""
+        return list(self._manifest.tasks)
+
+    @property
+    def image_spec(self) -> TensorSpec:
+        """The image that the network takes."""
+        return self._manifest.image.spec()
+
+    def __call__(self, image: Array) -> dict[str, Array]:
+        """Return the outputs of all tasks for one image. Raises UsageError for an image of another shape or type."""
+        return self.run(image)
 
     def metadata(self) -> dict[str, Any]:
         """Return what `bmtas export` wrote into the file that was split; empty for a file of other origin."""

@@ -13,7 +13,7 @@ _KEPT_MESSAGES = 50
 ADVICE = (
     "TensorRT engines are built on the machine that runs them: install TensorRT there (pip install tensorrt on a PC with an NVIDIA "
     "GPU; on Jetson it comes with JetPack, so make the virtual environment with --system-site-packages), take the exported "
-    "ONNX files there (`bmtas export --remote USER@HOST` writes what is needed) and run `bmtas build`"
+    "ONNX files there (`bmtas export --format tensorrt --remote USER@HOST` writes what is needed) and run `bmtas build`"
 )
 
 

@@ -19,10 +19,10 @@ _OUT_OF_MEMORY = re.compile(
 
 
 class BuildStopped(BmtasError):
-    """The build was stopped by signal `number`; nothing was written."""
+    """The build was stopped by signal `number`; nothing of this engine was written."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("the build was stopped; no engine was written, and the same command begins it again")
+        super().__init__("the build was stopped; this engine was not written, and the same command begins it again")
         self.exit_code = 128 + number  # what a shell reports for a process that a signal has ended
 
 

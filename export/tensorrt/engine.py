@@ -121,7 +121,7 @@ class EngineSession(LoadedEngine):
     def __init__(self, path: Path, machine: Machine | None = None) -> None:
         """Check and load the engine. Raises what `check_engine` and LoadedEngine raise."""
         plan, self.sidecar = load_checked(path, machine)
-        super().__init__(plan, version_compatible=bool(self.sidecar.options.get("version_compatible")))
+        super().__init__(plan, version_compatible=self.sidecar.engine_options.version_compatible)
 
     def metadata(self) -> dict[str, Any]:
         """Return what `bmtas export` wrote into the ONNX file from which the engine was built, from the sidecar."""

@@ -1,4 +1,4 @@
-"""A folder with all that another machine needs to build, prove and measure engines, without PyTorch and without asking back. Needs no torch."""
+"""A folder with all that a machine needs to build, prove and measure engines, without PyTorch and without asking back. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from export.formats import PRECISIONS
 from export.proof.limits import limits_for
 from export.proof.references import FILE_NAME, References
 from export.tensorrt.options import EngineOptions
-from export.tensorrt.remote import Commands, commands, parse_remote
+from export.tensorrt.remote import Commands, commands
 
 SCHEMA_VERSION = 1
 KIT_FILE = "kit.json"
@@ -42,7 +42,11 @@ class KitEntry(BaseModel):
 
 
 class Kit(BaseModel):
-    """The content of `kit.json`. `networks` is by precision; `tolerances` and `scaled` override the parity limits."""
+    """The content of `kit.json`.
+
+    `networks` is by precision; `tolerances` and `scaled` override the parity limits as in `limits_for`. `host` is what the machine that
+    exported them found, by precision: its own proof, and what stays in FP32 and why. It comes back in the report of the build.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,6 +60,7 @@ class Kit(BaseModel):
     samples: int = Field(default=50, ge=1)
     warmup: int = Field(default=10, ge=0)
     keep_slow_int8: bool = False
+    host: dict[str, Any] = {}
 
     @field_validator("networks")
     @classmethod
@@ -77,24 +82,26 @@ def prepare_kit(
     references: References,
     *,
     options: EngineOptions,
-    remote: str,
+    remote: str | None = None,
     program: str = "bmtas",
     tolerances: Mapping[str, float] | None = None,
     scaled: float | None = None,
     samples: int = 50,
     warmup: int = 10,
     keep_slow_int8: bool = False,
-) -> Commands:
-    """Write a kit to `folder`, in place of what was there, and return the commands that take it to `remote` and build there.
+    host: Mapping[str, Any] | None = None,
+) -> Commands | None:
+    """Write a kit to `folder`, in place of all that was there, and return the commands that take it to `remote` and build there.
 
-    `networks` are ONNX files by precision. Nothing connects anywhere. Raises UsageError for a remote or names that cannot be used, or
-    if the paths of the options would mean nothing on the other machine.
+    Without a `remote` the kit is for this machine, and None is returned. `networks` are ONNX files by precision, `host` what was found
+    while they were made, in JSON's own types. Nothing connects anywhere. Raises UsageError for a remote or names that cannot be
+    used, and for options with a path, which a kit cannot take to another machine.
     """
-    parse_remote(remote)
-    said = commands(remote, folder, program)
+    said = None if remote is None else commands(remote, folder, program)
     if isinstance(options.timing_cache, Path):
         raise UsageError(
-            f"--timing-cache {options.timing_cache} is a path of this machine; --remote takes only --no-timing-cache"
+            f"the timing cache {options.timing_cache} is a path of this machine, which a kit does not hold; leave it out, or give "
+            "`bmtas build KIT --timing-cache FILE` where the kit is built"
         )
     if not networks:
         raise UsageError("a kit needs at least one exported ONNX file")
@@ -122,6 +129,7 @@ def prepare_kit(
             samples=samples,
             warmup=warmup,
             keep_slow_int8=keep_slow_int8,
+            host=dict(host or {}),
         )
         write_json(fresh / KIT_FILE, kit.model_dump(mode="json"))
     return said
@@ -134,7 +142,7 @@ def read_kit(folder: Path) -> Kit:
     """
     path = folder / KIT_FILE
     if not path.is_file():
-        raise UsageError(f"{folder} is no kit: it has no {KIT_FILE}; `bmtas export --remote USER@HOST` writes kits")
+        raise UsageError(f"{folder} is no kit: it has no {KIT_FILE}; `bmtas export --format tensorrt` writes kits")
     data = read_json(path, SCHEMA_VERSION)
     try:
         kit = Kit.model_validate(data)

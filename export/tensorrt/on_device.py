@@ -9,23 +9,42 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bmtas.errors import BmtasError, BuildError, ParityError
+from bmtas.errors import BmtasError, BuildError, UsageError
 from bmtas.extras import own_version
 from bmtas.files import write_json
 from bmtas.progress import Progress
+from export.proof.limits import Limit
 from export.proof.references import References
 from export.stopwatch import measure, ratio, summarise, timed
 from export.tensorrt import sidecar
-from export.tensorrt.deliver import build_engine, engine_limits
+from export.tensorrt.build import BuildStopped
 from export.tensorrt.engine import EngineSession
+from export.tensorrt.engine_file import build_engine, check_asked, engine_limits
 from export.tensorrt.kit import Kit, read_kit
-from export.tensorrt.options import EngineOptions
+from export.tensorrt.options import EngineOptions, settings_for
 from export.tensorrt.plan import version_text
 from export.tensorrt.preflight import this_machine
 from export.tensorrt.sidecar import Sidecar
 
 SCHEMA_VERSION = 1
 REPORT = "report.json"
+MEASUREMENT = "measurement"
+"""The name, beside the precisions, under which the report tells that the engines could not be measured."""
+
+
+class KitIncomplete(BuildError):
+    """Not all of a kit could be built, proved and measured; the engines that could are in place.
+
+    `report` is the whole report and `report_path` the file that holds it. The exit code is that of the first failure.
+    """
+
+    def __init__(self, report: dict[str, Any], report_path: Path) -> None:
+        failures = report["failures"]
+        told = "; ".join(f"{name}: {failure['message']}" for name, failure in failures.items())
+        kept = ", ".join(entry["file"] for entry in report["engines"].values() if entry["kept"])
+        super().__init__(f"{told}. Engines built and proved: {kept or 'none'}; {report_path} tells of all")
+        self.exit_code = int(next(iter(failures.values()))["exit_code"])
+        self.report, self.report_path = report, report_path
 
 
 @dataclass(frozen=True)
@@ -49,19 +68,31 @@ def build_kit(
     """Build, prove and measure the engines of the kit in `folder`; return the report, which is also written to `report.json`.
 
     `changes` replaces fields of the kit's EngineOptions; `samples`, `warmup` and `keep_slow_int8` what the kit says. Engines lie beside
-    their ONNX files. An engine that cannot be built or proved is not written; the others are, and the report names it. Raises
-    UsageError for a kit that is damaged, EnvironmentProblem without TensorRT or a GPU (before anything is built), and after all is
-    written the first BuildError or ParityError that a build met.
+    their ONNX files; engines of earlier builds from ONNX files that are not in the kit are removed. An engine that cannot be built or
+    proved is not written; the others are, and the report names it. Raises UsageError for a damaged kit or options that this machine
+    lacks and EnvironmentProblem without TensorRT or a GPU, all before anything is changed; BuildStopped after Ctrl-C, without a report;
+    and once all is written, KitIncomplete if anything failed.
     """
     kit = read_kit(folder)
     options = replace(kit.engine_options, **(changes or {}))
     machine = this_machine()
+    settings_for(options, machine.tensorrt, machine.compute_capability)
     references = References.load(folder / kit.references.file)
-    built, failures = _build_all(folder, kit, references, options, progress, least_share)
+    limits = {}
+    for precision in kit.networks:
+        check_asked(precision, options)
+        limits[precision] = engine_limits(precision, references, kit.tolerances, kit.scaled)
+    (folder / REPORT).unlink(missing_ok=True)  # of an earlier build, whose engines are now replaced
+    removed = _remove_foreign(folder, kit, progress)
+    built, failures = _build_all(folder, kit, references, limits, options, progress, least_share)
     engines = {precision: _engine_path(folder, kit, precision) for precision in built}
     rounds = (kit.samples if samples is None else samples, kit.warmup if warmup is None else warmup)
-    latencies = measure_engines(engines, references, *rounds, progress) if engines else {}
-    decision = decide_int8(latencies, force=kit.keep_slow_int8 or keep_slow_int8)
+    latencies: dict[str, list[float]] = {}
+    try:
+        latencies = measure_engines(engines, references, *rounds, progress) if engines else {}
+    except BmtasError as error:
+        failures[MEASUREMENT] = error
+    decision = _decide(built, latencies, force=kit.keep_slow_int8 or keep_slow_int8)
     report = {
         "schema_version": SCHEMA_VERSION,
         "written_by": f"bmtas {own_version()}",
@@ -71,15 +102,17 @@ def build_kit(
             "compute_capability": version_text(machine.compute_capability),
             "tensorrt": version_text(machine.tensorrt),
         },
-        "engines": {p: _entry(engines[p], built[p], latencies[p]) for p in built},
+        "host": kit.host,
+        "engines": {p: _entry(engines[p], built[p], latencies.get(p)) for p in built},
         "ratios": ratios(latencies),
         "int8": None if decision is None else asdict(decision),
-        "failures": {p: {"exit_code": e.exit_code, "message": str(e)} for p, e in failures.items()},
+        "failures": {name: _failure(folder, kit, name, error) for name, error in failures.items()},
+        "removed": removed,
     }
     _settle(engines, built, report, decision)
     write_json(folder / REPORT, report)
-    for error in failures.values():
-        raise error
+    if failures:
+        raise KitIncomplete(report, folder / REPORT) from next(iter(failures.values()))
     return report
 
 
@@ -87,10 +120,33 @@ def _engine_path(folder: Path, kit: Kit, precision: str) -> Path:
     return (folder / kit.networks[precision].file).with_suffix(".engine")
 
 
+def _remove_foreign(folder: Path, kit: Kit, progress: Progress) -> list[str]:
+    """Remove the engines that bmtas built here from ONNX files that are not in the kit, with their sidecars; return their names."""
+    known = {entry.sha256 for entry in kit.networks.values()}
+    removed = []
+    for beside in sorted(folder.glob("*.engine.json")):
+        path = beside.with_suffix("")
+        try:
+            described = sidecar.read(path)
+        except UsageError:  # not one of ours, and no session loads an engine with it
+            continue
+        if described.onnx_sha256 not in known:
+            _remove_engine(path)
+            removed.append(path.name)
+            progress.note(f"{path.name} is removed: it was built from an ONNX file that is not in this kit")
+    return removed
+
+
+def _remove_engine(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    sidecar.sidecar_path(path).unlink(missing_ok=True)
+
+
 def _build_all(
     folder: Path,
     kit: Kit,
     references: References,
+    limits: Mapping[str, Mapping[str, Limit]],
     options: EngineOptions,
     progress: Progress,
     least_share: float | None,
@@ -105,14 +161,14 @@ def _build_all(
                 _engine_path(folder, kit, precision),
                 precision=precision,
                 references=references,
-                limits=engine_limits(
-                    precision, references, kit.tolerances, kit.scaled if precision == "fp32" else None
-                ),
+                limits=limits[precision],
                 options=options,
                 progress=progress,
                 least_share=least_share,
             )
-        except (BuildError, ParityError) as error:
+        except BuildStopped:
+            raise
+        except BmtasError as error:
             failures[precision] = error
             progress.note(f"{precision}: {error}")
     return built, failures
@@ -158,7 +214,29 @@ def decide_int8(latencies: Mapping[str, Sequence[float]], *, force: bool) -> Int
     return Int8Decision(False, f"not kept, because it is not reliably faster: {said}")
 
 
-def _entry(path: Path, described: Sidecar, latencies: Sequence[float]) -> dict[str, Any]:
+def _decide(
+    built: Mapping[str, Sidecar], latencies: Mapping[str, Sequence[float]], *, force: bool
+) -> Int8Decision | None:
+    """Return `decide_int8`, or where nothing could be measured, that INT8 does not stay unless it is forced."""
+    if latencies or "int8" not in built:
+        return decide_int8(latencies, force=force)
+    if force:
+        return Int8Decision(True, "kept because it was forced, although it could not be measured")
+    return Int8Decision(False, "not kept, because it could not be measured")
+
+
+def _failure(folder: Path, kit: Kit, name: str, error: BmtasError) -> dict[str, Any]:
+    """Return what failed; `earlier_engine` is the one of an earlier build from the same ONNX file, which stays."""
+    earlier = name in kit.networks and _engine_path(folder, kit, name).is_file()
+    return {
+        "exit_code": error.exit_code,
+        "message": str(error),
+        "earlier_engine": _engine_path(folder, kit, name).name if earlier else None,
+    }
+
+
+def _entry(path: Path, described: Sidecar, latencies: Sequence[float] | None) -> dict[str, Any]:
+    """Return what the report tells of an engine; `timing` is None where it could not be measured."""
     return {
         "file": path.name,
         "kept": True,
@@ -167,7 +245,7 @@ def _entry(path: Path, described: Sidecar, latencies: Sequence[float]) -> dict[s
         "plan_bytes": described.plan_bytes,
         "facts": described.facts,
         "parity": described.parity,
-        "timing": {**summarise(latencies), "latencies_ms": list(latencies)},
+        "timing": None if latencies is None else {**summarise(latencies), "latencies_ms": list(latencies)},
     }
 
 
@@ -177,9 +255,11 @@ def _settle(
     """Write the timings into the sidecars; take an INT8 engine away that does not pay."""
     for precision, path in engines.items():
         if precision == "int8" and decision is not None and not decision.keep:
-            path.unlink()
-            sidecar.sidecar_path(path).unlink()
+            _remove_engine(path)
             report["engines"][precision]["kept"] = False
             continue
-        summary = {k: v for k, v in report["engines"][precision]["timing"].items() if k != "latencies_ms"}
+        timing = report["engines"][precision]["timing"]
+        if timing is None:
+            continue
+        summary = {k: v for k, v in timing.items() if k != "latencies_ms"}
         sidecar.write(path, built[precision].model_copy(update={"timing": summary}))

@@ -55,6 +55,27 @@ class EngineOptions:
         """Return the options as plain JSON values, without where the timing cache lies."""
         return {**asdict(self), "timing_cache": bool(self.timing_cache)}
 
+    def to_arguments(self) -> list[str]:
+        """Return the options of `bmtas build` that ask for the same; a timing cache of one's own is not among them."""
+        words = []
+        for option, value in (
+            ("--workspace", None if self.workspace_mib is None else f"{self.workspace_mib}MiB"),
+            ("--optimisation-level", self.optimisation_level),
+            ("--aux-streams", self.aux_streams),
+            (
+                "--hardware-compatibility",
+                None if self.hardware_compatibility == "none" else self.hardware_compatibility,
+            ),
+        ):
+            words += [] if value is None else [option, str(value)]
+        for option, given in (
+            ("--version-compatible", self.version_compatible),
+            ("--tf32", self.tf32),
+            ("--no-timing-cache", self.timing_cache is False),
+        ):
+            words += [option] if given else []
+        return words
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EngineOptions:
         """Inverse of `to_json`. Raises UsageError for unknown names or wrong types."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmtas.errors import EnvironmentProblem, UsageError
+from export.artefacts import digest
+from export.proof.references import FILE_NAME
 from export.tensorrt import cuda
 from export.tensorrt.api import tensorrt_version
 from export.tensorrt.plan import Version, read_header, runs_version_compatible, same_version, version_text
@@ -37,15 +39,14 @@ def this_machine() -> Machine:
 def check_engine(path: Path, machine: Machine | None = None) -> Sidecar:
     """Return what the engine at `path` is, if `machine` (this one if None) may load it.
 
-    Raises UsageError if the plan is not the one that its sidecar describes, EnvironmentProblem if it was built for another
-    TensorRT or GPU; both with the command that builds it anew.
+    Raises UsageError if the plan is not the one that its sidecar describes, or the ONNX file beside it (of the same stem) not the one from
+    which it was built; EnvironmentProblem if it was built for another TensorRT or GPU. All with the command that builds it anew.
     """
     return load_checked(path, machine)[1]
 
 
 def load_checked(path: Path, machine: Machine | None = None) -> tuple[bytes, Sidecar]:
     """Return the plan that was checked, and what it is. Raises what `check_engine` raises."""
-    rebuild = f"build it again: {_rebuild(path)}"
     try:
         plan = path.read_bytes()
     except FileNotFoundError:
@@ -56,9 +57,10 @@ def load_checked(path: Path, machine: Machine | None = None) -> tuple[bytes, Sid
     if not sidecar_path(path).is_file():
         raise UsageError(
             f"{path} has no {sidecar_path(path).name} beside it. Loading an engine runs its native code, so bmtas loads only those that it "
-            f"has built and knows; {rebuild}"
+            f"has built and knows; build it again: {_rebuild(path)}"
         )
     sidecar = read(path)
+    rebuild = f"build it again: {_rebuild(path, sidecar)}"
     if hashlib.sha256(plan).hexdigest() != sidecar.plan_sha256:
         raise UsageError(
             f"{path} is not the file that {sidecar_path(path).name} describes: its SHA-256 differs, so it was changed or copied in part. It "
@@ -67,6 +69,12 @@ def load_checked(path: Path, machine: Machine | None = None) -> tuple[bytes, Sid
     if not same_version(header.tensorrt, sidecar.version):
         raise UsageError(
             f"{path} was built by TensorRT {version_text(header.tensorrt)}, but {sidecar_path(path).name} says {sidecar.tensorrt}; {rebuild}"
+        )
+    source = path.with_suffix(".onnx")
+    if source.is_file() and digest(source) != sidecar.onnx_sha256:
+        raise UsageError(
+            f"the ONNX file was exported anew since {path} was built from it ({source} has another SHA-256 than {sidecar_path(path).name} "
+            f"says); the engine computes what the file was then. {rebuild[0].upper()}{rebuild[1:]}"
         )
     here = this_machine() if machine is None else machine
     for problem in (_version_problem(header.tensorrt, sidecar, here), _gpu_problem(sidecar, here)):
@@ -80,7 +88,7 @@ def _version_problem(built: Version, sidecar: Sidecar, machine: Machine) -> str 
     if same_version(built, machine.tensorrt):
         return None
     said = f"was built by TensorRT {version_text(built)}, and this machine has {version_text(machine.tensorrt)}"
-    if not sidecar.options.get("version_compatible"):
+    if not sidecar.engine_options.version_compatible:
         return f"{said}; a plan runs on the version that built it, unless it was built with --version-compatible"
     if runs_version_compatible(built, machine.tensorrt):
         return None
@@ -89,7 +97,7 @@ def _version_problem(built: Version, sidecar: Sidecar, machine: Machine) -> str 
 
 def _gpu_problem(sidecar: Sidecar, machine: Machine) -> str | None:
     """Say why this GPU cannot run the plan, or None if it can."""
-    level = sidecar.options.get("hardware_compatibility", "none")
+    level = sidecar.engine_options.hardware_compatibility
     built, here = (version_text(c) for c in (sidecar.compute_capability, machine.compute_capability))
     said = f"was built on {sidecar.device} (compute capability {built}), and this machine has {machine.device} ({here})"
     if level == "ampere+":
@@ -104,8 +112,10 @@ def _gpu_problem(sidecar: Sidecar, machine: Machine) -> str | None:
 
 
 def _rebuild(path: Path, sidecar: Sidecar | None = None) -> str:
-    """Return the command that builds the engine anew from the ONNX file of the same name."""
+    """Return the command that builds the engine anew, as it was built, from the ONNX file of the same stem."""
     words = ["bmtas", "build", str(path.with_suffix(".onnx"))]
     if sidecar is not None:
-        words += ["--precision", sidecar.precision]
+        words += ["--precision", sidecar.precision, *sidecar.engine_options.to_arguments()]
+        if sidecar.parity is None and not path.with_name(FILE_NAME).is_file():
+            words.append("--unproved")
     return f"`{shlex.join(words)}`"

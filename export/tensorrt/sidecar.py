@@ -11,6 +11,7 @@ from bmtas.errors import UsageError
 from bmtas.files import read_json, write_json
 from bmtas.tasks import Task
 from export.interface import tasks_of
+from export.tensorrt.options import EngineOptions
 from export.tensorrt.plan import Version, parse_version
 
 SCHEMA_VERSION = 1
@@ -62,6 +63,11 @@ class Sidecar(BaseModel):
         return parse_version(self.tensorrt)
 
     @property
+    def engine_options(self) -> EngineOptions:
+        """The options of the build. Raises UsageError if they are no options of this version of bmtas."""
+        return EngineOptions.from_json(self.options)
+
+    @property
     def tasks(self) -> tuple[Task, ...]:
         """The tasks, in output order. Raises UsageError if the metadata tell none."""
         return tasks_of(self.metadata)
@@ -83,9 +89,12 @@ def read(engine: Path) -> Sidecar:
     data = read_json(path, SCHEMA_VERSION)
     try:
         sidecar = Sidecar.model_validate(data)
-        parse_version(sidecar.tensorrt)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{path}: {where}: {first['msg']}; it was changed, build the engine again") from None
+    try:
+        _ = sidecar.version, sidecar.engine_options
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; it was changed, build the engine again") from None
     return sidecar

@@ -130,6 +130,19 @@ def test_a_subset_of_the_tasks_takes_camera_frames_and_gives_final_predictions(
     assert told["metadata"]["architecture"]["tasks"] == ["depth", "semseg"]
 
 
+def test_all_files_are_checked_even_if_one_is_broken(whole: Whole, bmtas: Callable[..., Any], tmp_path: Path) -> None:
+    folder = whole.run / "networks/found"
+    broken = tmp_path / "copy.stages"
+    shutil.copytree(folder / "model.stages", broken)
+    (broken / "stage_00.onnx").write_bytes(b"cut")
+    result = bmtas("check", broken, folder / "model.onnx", "--json", "-")
+    assert result.code == 2
+    assert "stage_00.onnx" in result.err
+    content = json.loads(result.out)
+    assert [Path(told["path"]).name for told in content["files"]] == ["model.onnx"]
+    assert len(content["problems"]) == 1
+
+
 def test_stages_run_each_task_at_its_own_rate(
     whole: Whole, bmtas: Callable[..., Any], tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -231,7 +244,9 @@ def test_calibration_without_pictures_is_refused(run: Path, bmtas: Callable[...,
         (("--tolerance", "semseg"), "--tolerance"),
         (("--tolerance", "normals=1"), "'normals'"),
         (("--max-drop", "1"), "--max-drop"),
-        (("--remote", "user@host"), "--format tensorrt"),
+        (("--remote", "user@host", "--format", "onnx"), "--format tensorrt"),
+        (("--merge-branches", "--precision", "fp16"), "--merge-branches"),
+        (("--merge-branches", "--split-at-branches"), "--merge-branches"),
         (("--format", "pt2", "--split-at-branches"), "--format onnx"),
         (("--precision", "bf16", "--split-at-branches"), "bfloat16"),
     ],
@@ -248,12 +263,12 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
 def test_a_kit_for_another_machine_holds_all_it_needs_and_two_commands(run: Path, bmtas: Callable[..., Any]) -> None:
     result = bmtas(
         "export",
-        "--format",
-        "tensorrt",
         "--precision",
         "fp16",
         "--remote",
         "nvidia@orin",
+        "--remote-program",
+        "venv/bin/bmtas",
         *LOOSE,
         *QUICK,
         "--runs",
@@ -261,10 +276,15 @@ def test_a_kit_for_another_machine_holds_all_it_needs_and_two_commands(run: Path
     )
     assert result.code == 0, result.err
     copy, build = result.out.strip().splitlines()
-    kit = run / "networks/found/model.tensorrt"
+    kit = run / "networks/found/model.fp16.tensorrt"
     assert copy == f"scp -r {kit.resolve()} nvidia@orin:"
-    assert build == "ssh nvidia@orin 'bmtas build model.tensorrt'"
+    assert build == "ssh nvidia@orin 'venv/bin/bmtas build model.fp16.tensorrt'"
     assert sorted(p.name for p in kit.iterdir()) == ["kit.json", "model.fp16.onnx", "references.npz"]
+    told = json.loads(bmtas("check", kit, "--json", "-").out)["files"][0]
+    assert told["metadata"]["precision"] == "fp16"
+    assert told["proof"]["runtime"].startswith("every value rounded")
+    (kit / "model.fp16.onnx").write_bytes(b"changed")
+    assert bmtas("check", kit).code == 2
 
 
 def test_the_script_of_the_docs_runs_on_an_exported_file(whole: Whole, tiny_data: Path, tmp_path: Path) -> None:
@@ -287,6 +307,10 @@ def test_the_script_of_the_docs_runs_on_an_exported_file(whole: Whole, tiny_data
         raw = network_of(run)(torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)[None])
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == ["semseg", "edge", "depth"]
-    means = {"semseg": raw["semseg"].argmax(1).float().mean(), "edge": raw["edge"].mean(), "depth": raw["depth"].mean()}
+    means = {
+        "semseg": raw["semseg"].argmax(1).float().mean(),
+        "edge": raw["edge"].sigmoid().mean(),
+        "depth": raw["depth"].mean(),
+    }
     for task, _, mean in lines:
         assert float(mean) == pytest.approx(float(means[task]), abs=1e-3)

@@ -6,18 +6,26 @@ a header and the ONNX file; its inspector tells the types of the values in the f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import struct
+import sys
 import time
+from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import TensorProto
+
+from bmtas.progress import Silent
+from export.tensorrt import api, cuda
 
 VERSION = (10, 3, 0, 30)
 DEVICE = "Stand-in GPU"
@@ -337,3 +345,35 @@ def tensorrt_module() -> ModuleType:
         HardwareCompatibilityLevel=type("HardwareCompatibilityLevel", (), {"AMPERE_PLUS": "AMPERE_PLUS"}),
     )
     return module
+
+
+@contextlib.contextmanager
+def installed(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Cudart]:
+    """Put both in the place of the real ones; timing caches go to `cache`. Gives CUDA's memory, to look into."""
+    here = Cudart()
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_module())
+    monkeypatch.setattr(cuda, "library", lambda: here)
+    monkeypatch.setattr(Builder, "fail", None)
+    monkeypatch.setenv("BMTAS_CACHE", str(cache))
+    api.log.cache_clear()
+    yield here
+    api.log.cache_clear()
+
+
+class Told(Silent):
+    """Keeps what a build tells."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        self.lines.append(f"{name} of {total}")
+
+    def advance(self, **values: float) -> None:
+        self.lines.append("step")
+
+    def state(self, **texts: str) -> None:
+        self.lines.extend(texts.values())
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)

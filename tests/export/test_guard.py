@@ -83,7 +83,7 @@ def test_kept_where_faster_and_within_the_drop() -> None:
     assert decision.keep
     assert not decision.forced
     assert decision.reasons == (
-        "FP32 takes 1.50 times as long (lower quartile 1.20)",
+        "1.50 times as fast as FP32 (lower quartile 1.20)",
         "semseg loses 1.00 % of its metric (may lose 1.00 %)",
         "depth gains 2.00 % of its metric (may lose 1.00 %)",
     )
@@ -95,7 +95,7 @@ def test_refused_where_the_gain_is_within_the_noise() -> None:
     decision = decide(speed, {"depth": 0.0}, Drop())
     assert not decision.keep
     assert decision.reasons == (
-        "not reliably faster: FP32 takes 0.95 times as long, lower quartile 0.85 (must be above 1)",
+        "not reliably faster: 0.95 times as fast as FP32, lower quartile 0.85 (must be above 1)",
     )
     assert not decide({"median": 1.3, "q1": 1.0, "q3": 1.5}, {"depth": 0.0}, Drop()).keep
     assert not decide({"median": math.nan, "q1": math.nan, "q3": math.nan}, {"depth": 0.0}, Drop()).keep

@@ -19,7 +19,7 @@ from bmtas.networks.network import GraphNetwork
 from bmtas.tasks import TASK_SETS, Task
 from export.check import program_metadata
 from export.interface import Interface, parse_dynamic, tasks_of
-from export.metadata import describe, read_metadata
+from export.metadata import describe, read_metadata, set_metadata
 from export.onnx_file import OPSET, master_model
 from export.openvino_file import write_openvino
 from export.program import ProgramSession, write_program
@@ -163,11 +163,15 @@ def test_metadata_of_a_newer_version_or_damaged_are_refused() -> None:
 def test_openvino_computes_the_same_and_keeps_the_metadata(
     interface: Interface, exported: Callable[..., Any], tiny_network: GraphNetwork, camera: np.ndarray, tmp_path: Path
 ) -> None:
-    metadata = {"schema_version": 2, "precision": "fp32", "tasks": [{"name": "é"}]}
-    write_openvino(exported(interface), tmp_path, metadata)
+    model = onnx.ModelProto()
+    model.CopyFrom(exported(interface))
+    set_metadata(model, {"note": "é"})
+    write_openvino(model, tmp_path)
     session = OpenVinoSession(tmp_path)
     assert_equal(session(interface.feed(camera)), wanted(tiny_network, camera, interface))
-    assert session.metadata() == metadata
+    metadata = session.metadata()
+    assert metadata["note"] == "é"
+    assert (metadata["precision"], metadata["outputs"]) == ("fp32", interface.outputs)
     assert set(session.executed) == {"f32"}
     assert session.image_spec.shape == interface.input_shape((32, 48))
     assert session.image_spec.dtype == interface.input_type
@@ -187,7 +191,7 @@ def test_openvino_says_when_it_runs_another_precision(exported: Callable[..., An
 
 
 def test_openvino_without_its_weights_is_refused(exported: Callable[..., Any], tmp_path: Path) -> None:
-    write_openvino(exported(), tmp_path, {"schema_version": 2, "precision": "fp32"})
+    write_openvino(exported(), tmp_path)
     (tmp_path / "model.bin").unlink()
     with pytest.raises(UsageError, match=r"model\.bin"):
         OpenVinoSession(tmp_path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from bmtas.errors import ParityError, UsageError
 from bmtas.tasks import Task, TaskKind
 from export.proof.compare import compare, pairs, require_parity
 from export.proof.limits import Limit, limits_for, parse_tolerances
+from export.proof.report import proof_text, worst_text
 from export.proof.units import build_unit, final_prediction
 
 SEMSEG = Task(name="semseg", kind=TaskKind.SEGMENTATION, classes=("a", "b", "c"))
@@ -47,7 +51,16 @@ def test_tiny_angles_are_not_lost_to_rounding() -> None:
 def test_depth_differs_relative_to_the_depth() -> None:
     assert value_of(DEPTH, np.array([[1.0, 3.0]]), np.array([[1.5, 2.9]])) == pytest.approx(0.6 / 4)
     assert value_of(DEPTH, np.zeros((1, 2)), np.zeros((1, 2))) == 0
-    assert value_of(DEPTH, np.zeros((1, 2)), np.ones((1, 2))) == float("inf")
+
+
+def test_what_has_no_number_is_told_as_none_and_fails() -> None:
+    report = compare(
+        [({"depth": np.zeros((1, 2))}, {"depth": np.ones((1, 2))})], [DEPTH], {"depth": Limit(9, None)}
+    )  # relative to nothing
+    assert report["tasks"]["depth"]["value"] is None
+    with pytest.raises(ParityError, match="relative depth not a finite number"):
+        require_parity(report)
+    assert worst_text(report) == "depth: not a finite number relative depth"
 
 
 def test_edges_are_compared_by_their_f_measure() -> None:
@@ -55,6 +68,41 @@ def test_edges_are_compared_by_their_f_measure() -> None:
     reference, value = np.array([[1.0, 2, 3, -1]]), np.array([[1.0, -2, -3, 1]])
     assert value_of(EDGE, reference, value) == pytest.approx(0.4)
     assert value_of(EDGE, -np.ones((1, 4)), -np.ones((1, 4))) == 1
+
+
+def test_a_map_without_a_positive_pixel_proves_nothing_by_its_f_measure() -> None:
+    # Probabilities 1/4 in the reference and 1/10 in the file: not a pixel is positive, and they are 0.15 apart everywhere.
+    reference, value = np.full((1, 1, 2, 4), math.log(1 / 3)), np.full((1, 1, 2, 4), math.log(1 / 9))
+    for precision in ("fp32", "fp16", "bf16", "int8"):
+        limits = limits_for(precision, [EDGE])
+        limits["edge"] = Limit(limits["edge"].unit, None, limits["edge"].probability)
+        report = compare([({"edge": reference}, {"edge": value})], [EDGE], limits)
+        entry = report["tasks"]["edge"]
+        assert (entry["value"], entry["positives"]) == (1, 0)
+        assert entry["probability_difference"] == pytest.approx(0.15)
+        assert not report["passed"], precision
+    with pytest.raises(ParityError, match=r"probabilities 0\.15 apart in the mean \(limit 0\.1\)"):
+        require_parity(report)
+    assert worst_text(report) == "edge: 1 F-measure against PyTorch's map, probabilities 0.15 apart"
+
+
+def test_both_the_f_measure_and_the_probabilities_must_hold() -> None:
+    # One positive pixel of 1000, at 0.6 in the reference and 0.4 in the file: the mean hardly moves, the F-measure is 0.
+    reference, value = np.zeros((1, 1000)), np.zeros((1, 1000))
+    reference[0, 0], value[0, 0] = 0.6, 0.4
+    limit = {"edge": Limit(0.6, None, 0.1)}
+    entry = compare([({"edge": reference}, {"edge": value})], [EDGE], limit, final=True)["tasks"]["edge"]
+    assert entry["probability_difference"] == pytest.approx(0.2 / 1000)
+    assert entry["positives"] == 0.001
+    assert (entry["value"], entry["passed"]) == (0, False)
+    value[0, 0] = 0.5
+    assert compare([({"edge": reference}, {"edge": value})], [EDGE], limit, final=True)["passed"]
+
+
+def test_other_kinds_have_no_probabilities() -> None:
+    report = compare([({"depth": np.ones((1, 2))}, {"depth": np.ones((1, 2))})], [DEPTH], limits_for("fp32", [DEPTH]))
+    assert {"probability_difference", "positives"}.isdisjoint(report["tasks"]["depth"])
+    assert limits_for("int8", [DEPTH, NORMALS, SEMSEG])["depth"].probability is None
 
 
 def test_numbers_are_over_all_images() -> None:
@@ -103,17 +151,33 @@ def test_another_network_is_refused_and_the_task_named() -> None:
     assert "edge" not in str(caught.value)
 
 
-@pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_outputs_that_are_no_numbers_are_refused(broken: float) -> None:
-    reference = np.array([[broken, 1.0]])  # even where PyTorch gives the same
-    report = compare([({"edge": reference}, {"edge": reference})], [EDGE], {"edge": Limit(0, 1e9)})
-    assert report["tasks"]["edge"]["not_finite"] == 1
-    with pytest.raises(ParityError, match="1 values not finite"):
+def outputs_of(task: Task) -> np.ndarray:
+    """Some output of any task, 12 numbers."""
+    return np.linspace(-1, 1, 12).reshape(1, 3, 2, 2) if task.channels == 3 else np.linspace(0, 1, 12).reshape(1, 12)
+
+
+@pytest.mark.parametrize("task", [SEMSEG, DEPTH, EDGE, NORMALS], ids=lambda task: task.name)
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", ["file", "network", "both"])
+def test_outputs_that_are_no_numbers_are_refused(task: Task, broken: float, side: str) -> None:
+    reference, value = outputs_of(task), outputs_of(task)
+    if side != "file":
+        reference.flat[[1, 5]] = broken
+    if side != "network":
+        value.flat[[1, 5]] = broken
+    worthless = {task.name: Limit(0 if task is EDGE else 1e9, 1e9, 1e9)}
+    report = compare([({task.name: reference}, {task.name: value})], [task], worthless)
+    entry = report["tasks"][task.name]
+    assert (entry["reference_not_finite"], entry["not_finite"]) == (2 * (side != "file"), 2 * (side != "network"))
+    json.dumps(report, allow_nan=False)
+    wanted = "2 values not finite" if side == "file" else "the trained network itself gives 2 values that are NaN"
+    with pytest.raises(ParityError, match=wanted):
         require_parity(report)
+    assert task.name in worst_text(report)
 
 
 def test_no_image_is_no_proof() -> None:
-    with pytest.raises(ParityError, match="no image"):
+    with pytest.raises(ParityError, match=r"no image.*Nothing was written; what was there before stays"):
         require_parity(compare([], [EDGE], limits_for("fp32", [EDGE])))
 
 
@@ -157,14 +221,49 @@ def test_every_kind_has_a_unit() -> None:
 
 def test_limits_are_read_from_the_command_line() -> None:
     assert parse_tolerances(["1e-4", "semseg=0.01, edge=0.9"]) == (1e-4, {"semseg": 0.01, "edge": 0.9})
-    limits = limits_for("fp16", [SEMSEG, EDGE], {"edge": 0.9}, 1e-4)
-    assert limits == {"semseg": Limit(0.01, 1e-4), "edge": Limit(0.9, 1e-4)}
-    for wrong in (["tight"], ["semseg="]):
-        with pytest.raises(UsageError, match="TASK=NUMBER"):
-            parse_tolerances(wrong)
+    assert parse_tolerances([" fp16 : semseg = 0.02"]) == (None, {"fp16:semseg": 0.02})
+    for wrong in ("tight", "semseg=", "=0.1", "fp16:=0.1", ":edge=0.1", "fp16:0.1", ""):
+        with pytest.raises(UsageError, match="PRECISION:TASK=NUMBER"):
+            parse_tolerances([wrong])
+    with pytest.raises(UsageError, match="did you mean 'fp16'"):
+        parse_tolerances(["fp15:edge=0.1"])
+
+
+def test_the_raw_limit_is_of_fp32_alone() -> None:
+    assert limits_for("fp32", [DEPTH], scaled=1e-5) == {"depth": Limit(0.001, 1e-5)}
+    assert limits_for("fp16", [DEPTH], scaled=1e-5) == {"depth": Limit(0.01, None)}
+    with pytest.raises(UsageError, match="nan of all tasks"):
+        limits_for("fp16", [DEPTH], scaled=math.nan)
+
+
+def test_the_limit_of_one_precision_goes_before_that_of_all() -> None:
+    for overrides in ({"edge": 0.9, "fp16:edge": 0.8}, {"fp16:edge": 0.8, "edge": 0.9}):
+        assert limits_for("fp16", [EDGE, SEMSEG], overrides)["edge"] == Limit(0.8, None, 0.005)
+        assert limits_for("bf16", [EDGE, SEMSEG], overrides)["edge"] == Limit(0.9, None, 0.02)
+        assert limits_for("bf16", [EDGE, SEMSEG], overrides)["semseg"].unit == 0.04
+
+
+def test_limits_that_cannot_be_are_refused_in_every_precision() -> None:
+    with pytest.raises(UsageError, match="did you mean 'edge'"):
+        limits_for("fp32", [EDGE], {"int8:edges": 1})
+    with pytest.raises(UsageError, match="did you mean 'int8'"):
+        limits_for("fp32", [EDGE], {"int9:edge": 1})
+    with pytest.raises(UsageError, match="-1 of task 'edge'"):
+        limits_for("fp32", [EDGE], {"int8:edge": -1})
     with pytest.raises(UsageError, match="did you mean 'edge'"):
         limits_for("fp32", [EDGE], {"edges": 1})
     with pytest.raises(UsageError, match="known: bf16, fp16"):
         limits_for("fp8", [EDGE])
     with pytest.raises(UsageError, match="-1"):
         limits_for("fp32", [EDGE], {"edge": -1})
+
+
+def test_a_proof_is_told_in_words_or_refused_where_it_is_damaged() -> None:
+    report = compare(
+        [({"depth": np.full((1, 2), 4.0)}, {"depth": np.full((1, 2), 5.0)})], [DEPTH], {"depth": Limit(1, 1)}
+    )
+    assert proof_text(report) == "depth: 0.25 relative depth\non 1 images"
+    assert proof_text(None) == "not told"
+    for damaged in ({}, {**report, "tasks": 3}, {**report, "tasks": {"depth": {"unit": "relative depth"}}}):
+        with pytest.raises(UsageError, match="a proof is damaged at"):
+            proof_text(damaged)

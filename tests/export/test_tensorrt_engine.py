@@ -6,7 +6,6 @@ They hold how our code uses both; what real ones do, `make verify-tensorrt` show
 from __future__ import annotations
 
 import gc
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,20 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from bmtas.errors import BuildError, EnvironmentProblem, ParityError, UsageError
 from bmtas.progress import Silent
-from cli.build import build_command
+from export.onnx_metadata import onnx_metadata
 from export.proof.limits import Limit
-from export.tensorrt import api, cuda, sidecar
+from export.tensorrt import sidecar
 from export.tensorrt.build import BuildStopped
-from export.tensorrt.deliver import build_engine
 from export.tensorrt.engine import EngineSession
-from export.tensorrt.kit import prepare_kit
-from export.tensorrt.on_device import build_kit
-from export.tensorrt.onnx_facts import onnx_metadata
+from export.tensorrt.engine_file import build_engine, engine_limits
 from export.tensorrt.options import EngineOptions
 from export.tensorrt.preflight import check_engine
 from export.tensorrt.sidecar import Sidecar
@@ -41,14 +35,8 @@ NONE = EngineOptions(timing_cache=False)
 @pytest.fixture
 def cudart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[stand_in.Cudart]:
     """CUDA, as long as the test runs, and TensorRT beside it; the timing caches are the test's own."""
-    here = stand_in.Cudart()
-    monkeypatch.setitem(sys.modules, "tensorrt", stand_in.tensorrt_module())
-    monkeypatch.setattr(cuda, "library", lambda: here)
-    monkeypatch.setattr(stand_in.Builder, "fail", None)
-    monkeypatch.setenv("BMTAS_CACHE", str(tmp_path / "cache"))
-    api.log.cache_clear()
-    yield here
-    api.log.cache_clear()
+    with stand_in.installed(monkeypatch, tmp_path / "cache") as here:
+        yield here
 
 
 @pytest.fixture
@@ -61,25 +49,6 @@ def onnx_path(tmp_path: Path) -> Path:
 def build(path: Path, precision: str = "fp32", **changes: Any) -> Sidecar:
     asked: dict[str, Any] = {"references": None, "limits": None, "options": NONE, "progress": Silent(), **changes}
     return build_engine(path, path.with_suffix(".engine"), precision=precision, **asked)
-
-
-class Told(Silent):
-    """Keeps what a build tells."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def start(self, name: str, total: int, done: int = 0) -> None:
-        self.lines.append(f"{name} of {total}")
-
-    def advance(self, **values: float) -> None:
-        self.lines.append("step")
-
-    def state(self, **texts: str) -> None:
-        self.lines.extend(texts.values())
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def test_an_engine_is_proved_and_described(cudart: stand_in.Cudart, onnx_path: Path) -> None:
@@ -155,11 +124,30 @@ def test_an_engine_that_computes_something_else_is_not_written(cudart: stand_in.
 
 def test_a_failed_build_leaves_the_engine_that_was_there(cudart: stand_in.Cudart, onnx_path: Path) -> None:
     first = build(onnx_path, references=references_of(onnx_path))
-    references = references_of(onnx_path)
-    write_network(onnx_path, seed=9)
+    other = onnx_path.with_name("other.onnx")
+    write_network(other, seed=9)
     with pytest.raises(ParityError):
-        build(onnx_path, references=references)
+        build(onnx_path, references=references_of(other))
     assert check_engine(onnx_path.with_suffix(".engine")) == first
+
+
+def test_a_plan_that_cannot_be_written_leaves_the_engine_that_was_there(
+    cudart: stand_in.Cudart, onnx_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(onnx_path)
+    engine, other = onnx_path.with_suffix(".engine"), onnx_path.with_name("other.onnx")
+    write_network(other, seed=9)
+    rename = Path.replace
+
+    def stopped(path: Path, target: Path) -> Path:
+        if Path(target) == engine:  # the sidecar is in place by now
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(other, engine, precision="fp32", references=None, limits=None, options=NONE, progress=Silent())
+    assert check_engine(engine) == first
 
 
 def test_a_plan_is_never_left_without_its_sidecar(cudart: stand_in.Cudart, onnx_path: Path) -> None:
@@ -205,7 +193,7 @@ def test_memory_that_ran_out_comes_with_advice(
 
 
 def test_the_phases_of_a_build_are_shown(cudart: stand_in.Cudart, onnx_path: Path) -> None:
-    told = Told()
+    told = stand_in.Told()
     build(onnx_path, progress=told)
     assert told.lines == ["Building Engine of 2", "Tactics", "Tactics, 1 of 1", "step", "step"]
 
@@ -227,7 +215,7 @@ def test_timings_are_kept_for_the_next_build(cudart: stand_in.Cudart, onnx_path:
     assert kept.name.startswith("stand-in-gpu-sm87-trt10.3.0-")
     assert kept.read_bytes() == b"timed"
     kept.write_bytes(b"of another machine")
-    told = Told()
+    told = stand_in.Told()
     build(onnx_path, options=EngineOptions(), progress=told)
     assert any("refuses the timing cache" in line for line in told.lines)
     assert kept.read_bytes() == b"timed"
@@ -253,115 +241,10 @@ def test_what_an_onnx_file_says_is_read_without_onnx(onnx_path: Path) -> None:
             onnx_metadata(onnx_path)
 
 
-@pytest.fixture
-def kit(tmp_path: Path) -> Path:
-    files = {p: tmp_path / f"model.{p}.onnx" for p in ("fp32", "fp16", "int8")}
-    for precision, path in files.items():
-        write_network(path, precision)
-    references = references_of(files["fp32"])
-    prepare_kit(tmp_path / "kit", files, references, options=NONE, remote="orin", samples=3, warmup=0)
-    return tmp_path / "kit"
-
-
-def test_a_kit_is_built_proved_and_measured(cudart: stand_in.Cudart, kit: Path) -> None:
-    report = build_kit(kit, Silent(), least_share=0.1)
-    assert report == json.loads((kit / "report.json").read_text(encoding="utf-8"))
-    assert report["machine"] == {"device": "Stand-in GPU", "compute_capability": "8.7", "tensorrt": "10.3.0"}
-    assert list(report["engines"]) == ["fp32", "fp16", "int8"]
-    assert sorted(report["ratios"]) == ["fp16_over_int8", "fp32_over_fp16", "fp32_over_int8"]
-    assert report["failures"] == {}
-    for precision, entry in report["engines"].items():
-        assert entry["timing"]["samples"] == 3
-        engine = kit / f"model.{precision}.engine"
-        assert engine.exists() == sidecar.sidecar_path(engine).exists() == entry["kept"]
-        if entry["kept"]:
-            assert check_engine(engine).timing["median_ms"] == entry["timing"]["median_ms"]  # type: ignore[index]
-    times = report["engines"]["fp16"]["timing"]["latencies_ms"], report["engines"]["int8"]["timing"]["latencies_ms"]
-    quartile = np.sort(np.array(times[0]) / times[1])[0]  # of three values, the lower quartile is the least
-    assert report["int8"]["keep"] == report["engines"]["int8"]["kept"] == (quartile > 1)
-
-
-def test_an_int8_engine_that_is_slower_is_taken_away_unless_forced(
-    cudart: stand_in.Cudart, kit: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stand_in.Engine, "int8_takes_s", 0.05)  # beside much less than 1 ms in FP16
-    report = build_kit(kit, Silent(), least_share=0.1)
-    assert "not reliably faster" in report["int8"]["reason"]
-    assert not report["engines"]["int8"]["kept"]
-    assert sorted(path.name for path in kit.glob("*.engine*")) == [
-        *("model.fp16.engine", "model.fp16.engine.json", "model.fp32.engine", "model.fp32.engine.json")
-    ]
-    forced = build_kit(kit, Silent(), least_share=0.1, keep_slow_int8=True)
-    assert "forced" in forced["int8"]["reason"]
-    assert check_engine(kit / "model.int8.engine").precision == "int8"
-
-
-def test_one_engine_that_fails_does_not_take_the_others_with_it(cudart: stand_in.Cudart, kit: Path) -> None:
-    with pytest.raises(BuildError, match="not int8"):
-        build_kit(kit, Silent(), least_share=0.6)
-    report = json.loads((kit / "report.json").read_text(encoding="utf-8"))
-    assert list(report["engines"]) == ["fp32", "fp16"]
-    assert report["failures"]["int8"]["exit_code"] == 4
-    assert not (kit / "model.int8.engine").exists()
-    assert check_engine(kit / "model.fp16.engine").precision == "fp16"
-
-
-@pytest.fixture
-def command() -> typer.Typer:
-    app = typer.Typer()
-    app.command("build")(build_command)
-    return app
-
-
-def test_the_command_builds_a_kit_and_prints_its_engines(
-    cudart: stand_in.Cudart, kit: Path, command: typer.Typer
-) -> None:
-    asked = [
-        str(kit),
-        "-q",
-        "--least-share",
-        "0.1",
-        "--workspace",
-        "1GiB",
-        "--force",
-        "--samples",
-        "2",
-        "--warmup",
-        "1",
-    ]
-    done = CliRunner().invoke(command, asked)
-    assert done.exit_code == 0, done.output
-    assert f"{kit}/model.fp16.engine" in done.stdout.splitlines()
-    assert sidecar.read(kit / "model.fp16.engine").options["workspace_mib"] == 1024
-    said = CliRunner().invoke(command, [*asked, "--json", "-"])
-    assert json.loads(said.stdout)["engines"]["fp32"]["timing"]["samples"] == 2
-
-
-def test_the_command_builds_one_file_only_if_something_can_prove_it(
-    cudart: stand_in.Cudart, onnx_path: Path, command: typer.Typer
-) -> None:
-    engine = onnx_path.with_suffix(".engine")
-    refused = CliRunner().invoke(command, [str(onnx_path)])
-    assert isinstance(refused.exception, UsageError)
-    assert "--unproved builds without proof" in str(refused.exception)
-    assert not engine.exists()
-    done = CliRunner().invoke(command, [str(onnx_path), "--unproved", "--no-timing-cache"])
-    assert (done.exit_code, done.stdout.strip()) == (0, str(engine))
-    assert sidecar.read(engine).parity is None
-    references_of(onnx_path).save(onnx_path.with_name("references.npz"))
-    done = CliRunner().invoke(command, [str(onnx_path), "-q", "--tolerance", "1e-4", "--no-timing-cache"])
-    assert done.exit_code == 0, done.output
-    parity = sidecar.read(engine).parity
-    assert parity is not None
-    assert parity["tasks"]["depth"]["max_scaled_limit"] == 1e-4
-    both = CliRunner().invoke(command, [str(onnx_path), "--unproved"])
-    assert isinstance(both.exception, UsageError)
-    mistyped = CliRunner().invoke(command, [str(onnx_path), "--tolerance", "deepth=0.1"])
-    assert "did you mean 'depth'" in str(mistyped.exception)
-
-
-def test_options_of_the_other_kind_of_target_are_refused(
-    cudart: stand_in.Cudart, onnx_path: Path, kit: Path, command: typer.Typer
-) -> None:
-    for asked in ([str(kit), "--precision", "fp16"], [str(kit), "--unproved"], [str(onnx_path), "--samples", "5"]):
-        assert isinstance(CliRunner().invoke(command, asked).exception, UsageError), asked
+def test_limits_are_handed_on_as_they_were_given(onnx_path: Path) -> None:
+    references = references_of(onnx_path)
+    raw = {p: engine_limits(p, references)["depth"].scaled for p in ("fp32", "fp16", "int8")}
+    assert raw == {"fp32": 1e-3, "fp16": None, "int8": None}
+    given = {p: engine_limits(p, references, {"fp16:depth": 0.5}, 1e-5)["depth"] for p in ("fp32", "fp16")}
+    assert (given["fp32"].scaled, given["fp16"].scaled) == (1e-5, None)  # a raw number is of FP32 alone
+    assert (given["fp32"].unit, given["fp16"].unit) == (0.001, 0.5)

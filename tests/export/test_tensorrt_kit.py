@@ -67,6 +67,31 @@ def test_a_kit_holds_the_files_their_hashes_and_what_was_asked(kit: Path) -> Non
     )
 
 
+def test_what_the_host_found_comes_back(
+    tmp_path: Path, networks: dict[str, Path], references: References, kit: Path
+) -> None:
+    assert read_kit(kit).host == {}
+    host = {
+        "fp16": {
+            "range_check": {"out_of_range": [{"node": "heads.depth/Conv", "largest": 7e4}]},
+            "tasks": {"depth": {"value": 1e-5, "passed": True}},
+        }
+    }
+    prepare_kit(kit, networks, references, options=OPTIONS, host=host)
+    assert read_kit(kit).host == host
+    assert json.loads((kit / "kit.json").read_text(encoding="utf-8"))["host"] == host
+
+
+def test_a_kit_that_is_built_here_needs_no_commands_and_may_have_any_name(
+    tmp_path: Path, networks: dict[str, Path], references: References
+) -> None:
+    folder = tmp_path / "a kit (mine)"
+    assert prepare_kit(folder, networks, references, options=OPTIONS) is None
+    assert list(read_kit(folder).networks) == ["fp32", "fp16"]
+    said = prepare_kit(tmp_path / "kit", networks, references, options=OPTIONS, remote="orin")
+    assert said == commands("orin", tmp_path / "kit")
+
+
 def test_a_new_kit_takes_the_place_of_an_old_one(kit: Path, networks: dict[str, Path], references: References) -> None:
     (kit / "model.engine").write_bytes(b"of the old kit")
     prepare_kit(kit, {"fp32": networks["fp32"]}, references, options=OPTIONS, remote="orin")
@@ -104,7 +129,7 @@ def test_a_changed_kit_json_is_refused(kit: Path, change: dict[str, Any], match:
 
 
 def test_a_folder_that_is_no_kit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no kit.*bmtas export --remote"):
+    with pytest.raises(UsageError, match=r"no kit.*bmtas export --format tensorrt"):
         read_kit(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from bmtas.errors import EnvironmentProblem, UsageError
 from export.tensorrt import sidecar
+from export.tensorrt.options import EngineOptions
 from export.tensorrt.preflight import Machine, check_engine, load_checked
 from export.tensorrt.sidecar import Sidecar, TensorFact, sidecar_path
 
@@ -59,8 +61,68 @@ def test_the_engine_of_this_machine_passes_and_its_sidecar_comes_back(engine: Pa
 
 def test_a_changed_plan_is_refused_with_the_command_that_builds_it_anew(engine: Path) -> None:
     engine.write_bytes(PLAN[:-1] + b"S")  # one byte of the kernels
-    with pytest.raises(UsageError, match=r"SHA-256 differs.*`bmtas build .*model\.fp16\.onnx`"):
+    with pytest.raises(UsageError, match=r"SHA-256 differs.*`bmtas build .*model\.fp16\.onnx --precision fp16.*`"):
         check_engine(engine, ORIN)
+
+
+def rebuild_command(message: str) -> list[str]:
+    """The words of the command between the backticks of a refusal."""
+    return shlex.split(message.split("`")[1])
+
+
+def test_an_onnx_file_that_was_exported_anew_is_noticed(engine: Path) -> None:
+    source = engine.with_suffix(".onnx")
+    source.write_bytes(b"the network")
+    sidecar.write(engine, DESCRIBED.model_copy(update={"onnx_sha256": hashlib.sha256(b"the network").hexdigest()}))
+    engine.with_name("model.onnx").write_bytes(b"of another engine")
+    assert check_engine(engine, ORIN).precision == "fp16"
+    source.write_bytes(b"the network, trained anew")
+    with pytest.raises(UsageError, match="the ONNX file was exported anew since") as caught:
+        check_engine(engine, ORIN)
+    assert rebuild_command(str(caught.value))[:5] == ["bmtas", "build", str(source), "--precision", "fp16"]
+    source.unlink()  # a device may have the engine alone
+    assert check_engine(engine, ORIN).precision == "fp16"
+
+
+def test_the_command_that_rebuilds_asks_for_the_same_engine(engine: Path) -> None:
+    options = EngineOptions(
+        workspace_mib=512,
+        optimisation_level=5,
+        aux_streams=0,
+        hardware_compatibility="ampere+",
+        version_compatible=True,
+        tf32=True,
+        timing_cache=False,
+    )
+    with_options(engine, **options.to_json())
+    with pytest.raises(EnvironmentProblem) as caught:
+        check_engine(engine, replace(ORIN, tensorrt=(10, 2, 0)))
+    assert rebuild_command(str(caught.value)) == [
+        *("bmtas", "build", str(engine.with_suffix(".onnx")), "--precision", "fp16"),
+        *("--workspace", "512MiB", "--optimisation-level", "5", "--aux-streams", "0"),
+        *("--hardware-compatibility", "ampere+", "--version-compatible", "--tf32", "--no-timing-cache", "--unproved"),
+    ]
+    engine.with_name("references.npz").write_bytes(b"")  # what proves it is there, so --unproved would be refused
+    with pytest.raises(EnvironmentProblem) as caught:
+        check_engine(engine, replace(ORIN, tensorrt=(10, 2, 0)))
+    assert rebuild_command(str(caught.value))[-1] == "--no-timing-cache"
+
+
+def test_usual_options_are_not_repeated(engine: Path) -> None:
+    assert EngineOptions().to_arguments() == []
+    sidecar.write(engine, DESCRIBED.model_copy(update={"parity": {"images": 1}}))
+    with pytest.raises(EnvironmentProblem) as caught:
+        check_engine(engine, replace(ORIN, tensorrt=(10, 2, 0)))
+    assert rebuild_command(str(caught.value)) == [
+        *("bmtas", "build", str(engine.with_suffix(".onnx")), "--precision", "fp16")
+    ]
+
+
+def test_options_that_are_none_are_refused(engine: Path) -> None:
+    for options in ({"hardware_compatibility": 5}, {"hardware_compatibility": "any"}, {"refit": True}):
+        with_options(engine, **options)
+        with pytest.raises(UsageError, match=r"model\.fp16\.engine\.json.*build the engine again"):
+            check_engine(engine, ORIN)
 
 
 def test_a_plan_without_sidecar_is_refused(engine: Path) -> None:

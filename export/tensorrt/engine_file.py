@@ -12,6 +12,7 @@ from bmtas.extras import own_version
 from bmtas.files import atomic_path
 from bmtas.progress import Progress
 from export.artefacts import digest
+from export.onnx_metadata import onnx_metadata
 from export.proof.compare import compare, require_parity
 from export.proof.limits import ENGINE_SCALED, PRECISIONS, Limit, limits_for
 from export.proof.references import References
@@ -20,8 +21,7 @@ from export.tensorrt import cuda, sidecar
 from export.tensorrt.api import require_tensorrt
 from export.tensorrt.build import build_plan
 from export.tensorrt.engine import LoadedEngine
-from export.tensorrt.inspector import check_precision, found_precision, layer_formats
-from export.tensorrt.onnx_facts import onnx_metadata
+from export.tensorrt.inspector import LEAST_SHARE, check_precision, found_precision, layer_formats
 from export.tensorrt.options import EngineOptions
 from export.tensorrt.plan import parse_version, read_header, same_version, version_text
 from export.tensorrt.sidecar import Sidecar, TensorFact
@@ -30,12 +30,20 @@ from export.tensorrt.sidecar import Sidecar, TensorFact
 def engine_limits(
     precision: str, references: References, overrides: Mapping[str, float] | None = None, scaled: float | None = None
 ) -> dict[str, Limit]:
-    """Return the parity limits by task of an engine: those of `limits_for`, with a raw FP32 limit for a GPU's order of sums.
+    """Return the parity limits by task of an engine: those of `limits_for`, but in FP32 the raw one of a GPU where none is given.
 
     Raises UsageError for what `limits_for` refuses.
     """
     raw = ENGINE_SCALED if precision == "fp32" and scaled is None else scaled
     return limits_for(precision, references.tasks, overrides, raw)
+
+
+def check_asked(precision: str, options: EngineOptions) -> None:
+    """Raise UsageError for a precision that is none, or that the options contradict."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; {nearest(precision, PRECISIONS)}")
+    if precision == "fp32" and options.tf32:
+        raise UsageError("TF32 rounds factors to 10 bits, which is not fp32; leave --tf32 out, or build fp16")
 
 
 def build_engine(
@@ -55,10 +63,7 @@ def build_engine(
     `references` the engine is left unproved, and its sidecar says so (`parity` is None). Raises BuildError if it cannot be built
     or is not in this precision, ParityError if it computes something else; nothing is written then, and what was there before stays.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; {nearest(precision, PRECISIONS)}")
-    if precision == "fp32" and options.tf32:
-        raise UsageError("TF32 rounds factors to 10 bits, which is not fp32; leave --tf32 out, or build fp16")
+    check_asked(precision, options)
     metadata = onnx_metadata(onnx_path)
     told = metadata.get("precision", precision)
     if told != precision:
@@ -70,6 +75,9 @@ def build_engine(
     _check_header(plan, version)
     loaded = LoadedEngine(plan, version_compatible=options.version_compatible)
     formats = layer_formats(loaded.inspect())
+    if least_share is None and precision == "int8":
+        # Sensitive layers were left above 8 bits when the file was made, and it says how many were not.
+        least_share = LEAST_SHARE["int8"] * float(metadata.get("int8_share", 1.0))
     check_precision(precision, formats, least_share)
     parity = None
     if references is not None:
@@ -102,17 +110,23 @@ def build_engine(
 
 
 def write_engine(path: Path, plan: bytes, described: Sidecar) -> None:
-    """Write a plan and its sidecar so that the plan is never there without what it is; on failure neither is left."""
+    """Write a plan and its sidecar so that a plan is never there without what it is; on failure what was there before stays."""
+    beside = sidecar.sidecar_path(path)
+    before = beside.read_bytes() if beside.is_file() else None
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(plan)
             sidecar.write(
                 path, described
-            )  # first: a sidecar without its plan is harmless, and refused if the plan is an older one
+            )  # first: a sidecar without its plan is harmless, and an older plan is refused
     except BaseException:
-        if not path.exists():
-            with contextlib.suppress(OSError):
-                sidecar.sidecar_path(path).unlink()
+        with contextlib.suppress(OSError):
+            if path.is_file() and digest(path) == described.plan_sha256:
+                raise  # stopped once both were in place
+            if before is None:
+                beside.unlink()
+            else:
+                beside.write_bytes(before)
         raise
 
 
