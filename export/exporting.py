@@ -128,7 +128,7 @@ class Exporting:
         model, checked = lowered(self.base, precision, self.named_feeds(self.request.images))
         for node in checked["out_of_range"]:
             self.progress.note(
-                f"{precision}: {node['node']} stays in FP32: it holds values up to {node['largest']:.3g}"
+                f"{precision}: {node['node']} stays in FP32: its numbers, the largest {node['largest']:.3g}, do not fit"
             )
         return model, {"range_check": checked}
 

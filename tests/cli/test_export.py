@@ -18,10 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
+from bmtas.progress import Silent
+from bmtas.run_training import open_run_dataset
 from bmtas.runs import Run
 from bmtas.train import load_network
+from export.deliver import export_network
 from export.madds import madds
-from export.precision import guard
+from export.precision.guard import Drop
+from export.request import ExportRequest
 
 NEEDED = ("run.json", "table.json", "architecture.json", "networks/found/weights.pt")
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,29 +192,30 @@ def test_a_network_that_is_not_the_same_leaves_no_file_and_exits_5(run: Path, bm
     assert sorted(p.name for p in (run / "networks/found").iterdir()) == ["weights.pt"]
 
 
-def test_int8_that_loses_too_much_is_reported_and_not_written(
-    run: Path, bmtas: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_int8_that_loses_too_much_is_reported_and_not_written(run: Path, tmp_path: Path) -> None:
     black = tmp_path / "black"
     black.mkdir()
     Image.new("RGB", (64, 64)).save(black / "one.png")
+    opened = Run(run)
     # No network doubles a metric by being rounded, so nothing that is kept in higher precision saves it.
-    monkeypatch.setattr(guard, "parse_max_drop", lambda _: guard.Drop(-1.0))
-    few = ("--tasks", "depth", "--score-images", "2", "--samples", "5", "--tolerance", "depth=1e9", *QUICK)
-    refused = bmtas("export", "--precision", "int8", "--calibration", black, *few, "--runs", run.parent)
+    few = {"images": 2, "score_images": 2, "samples": 5, "tasks": ("depth",), "tolerances": {"depth": 1e9}}
+    request = ExportRequest(precisions=("int8", "fp32"), calibration=black, drop=Drop(-1.0), **few)
+    delivery = export_network(opened, "found", open_run_dataset(opened), request, Silent())
     folder = run / "networks/found"
-    assert refused.code == 4
-    assert "--force" in refused.err
+    assert [(type(error).__name__, error.exit_code) for error in delivery.failures] == [("BuildError", 4)]
+    assert "--force" in str(delivery.failures[0])
+    assert [artefact.path.name for artefact in delivery.artefacts] == ["model.depth.onnx"]  # the other one is written
     assert not (folder / "model.depth.int8.onnx").exists()
     report = json.loads((folder / "model.depth.int8.report.json").read_text(encoding="utf-8"))
     assert report["calibration"] == {"images": 1, "method": "minmax", "source": str(black)}
     assert not report["decision"]["keep"]
-    before = json.loads((folder / "model.depth.int8.report.json").read_text(encoding="utf-8"))["metrics_fp32"]["depth"]
-    assert before > 0
+    assert report["metrics_fp32"]["depth"] > 0
+    assert report["score_images"] == 2
     modules = [entry["module"] for entry in report["sensitivity"]]
     assert {module.split("/")[0].split(".")[0] for module in modules} == {"stem", "layers", "heads"}
     totals = [entry["total"] for entry in report["sensitivity"]]
     assert totals == sorted(totals, reverse=True)
+    assert [trial["accepted"] for trial in report["trials"]] == [False] * len(report["trials"])
 
 
 def test_int8_is_written_where_it_is_forced(run: Path, bmtas: Callable[..., Any]) -> None:

@@ -2,73 +2,49 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Sequence
-from fractions import Fraction
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
-from torch import nn
+from onnx import ModelProto, TensorProto, helper
 
 from bmtas.architecture import Architecture
-from bmtas.errors import BuildError, EnvironmentProblem, UsageError
+from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.networks.backbone import get_backbone
-from bmtas.networks.network import GraphNetwork, build_network
+from bmtas.networks.network import GraphNetwork
 from bmtas.profile import count_network, count_operations
-from bmtas.tasks import Task, TaskKind
 from export.madds import madds
-from export.onnx_file import write_onnx
 from export.sessions.onnx import OnnxSession
 from export.sessions.protocol import Array
-from export.stages.cut import Stage, prune, split_at_branches
+from export.stages.cut import prune, split_at_branches
 from export.stages.manifest import MANIFEST, read_manifest
 from export.stages.runner import StageRunner
 from export.stages.schedule import Schedule
 from export.stages.write import write_split
-
-A, B, C, D, E = NAMES = ("semseg", "parts", "depth", "normals", "scene")
-TASKS = (
-    Task(name=A, kind=TaskKind.SEGMENTATION, classes=("wall", "floor", "chair")),
-    Task(name=B, kind=TaskKind.SEGMENTATION, classes=("head", "arm")),
-    Task(name=C, kind=TaskKind.DEPTH),
-    Task(name=D, kind=TaskKind.NORMALS),
-    Task(name=E, kind=TaskKind.CLASSIFICATION, classes=("office", "kitchen")),
+from tests.export.stages_tree import (
+    NAMES,
+    SIZE,
+    STAGES,
+    SUBSETS,
+    TASKS,
+    TREE,
+    A,
+    C,
+    D,
+    E,
+    Feeds,
+    by_reference,
+    exported,
+    image,
+    network_of,
+    plain,
+    same,
+    small_model,
+    staged,
 )
-# Six layers: shared by all, then {A B} and {C D E}, then C alone, then everybody.
-TREE = (
-    *[(NAMES,)] * 2,
-    *[((A, B), (C, D, E))] * 2,
-    ((A, B), (C,), (D, E)),
-    ((A,), (B,), (C,), (D,), (E,)),
-)
-SIZE = (64, 64)
-STAGES = [NAMES, (C, D, E), (A, B), (D, E), (A,), (B,), (C,), (D,), (E,)]
-SUBSETS = [s for k in range(1, 6) for s in itertools.combinations(NAMES, k)]
-
-Feeds = dict[str, Array]
-
-
-def network_of(architecture: Architecture, tasks: Sequence[Task]) -> GraphNetwork:
-    """A network whose normalisations are not those of a fresh one: their biases reach the file."""
-    torch.manual_seed(0)
-    network = build_network(architecture, tasks).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    return network
-
-
-def exported(network: GraphNetwork, architecture: Architecture, tasks: Sequence[Task], path: Path) -> ModelProto:
-    write_onnx(network, path, architecture=architecture, tasks=tasks, size=SIZE, costs={"madds": 1.0})
-    return onnx.load(str(path))
 
 
 @pytest.fixture(scope="module")
@@ -97,38 +73,6 @@ def copy(split: Path, tmp_path: Path) -> Path:
     for path in split.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     return folder
-
-
-def image(seed: int) -> Array:
-    return np.random.default_rng(seed).uniform(-1, 1, (1, 3, *SIZE)).astype(np.float32)
-
-
-def plain(model: ModelProto, feeds: Feeds) -> Feeds:
-    """ONNX Runtime without its optimisations of memory layout, which round differently from graph to graph."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds), strict=True))
-
-
-def by_reference(model: ModelProto, feeds: Feeds) -> Feeds:
-    """onnx's own evaluator, a second opinion on what a graph means."""
-    evaluator = ReferenceEvaluator(model)
-    return dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
-
-
-def staged(stages: Sequence[Stage], feeds: Feeds, run: Callable[[ModelProto, Feeds], Feeds]) -> Feeds:
-    values = dict(feeds)
-    for stage in stages:
-        values |= run(stage.model, {value.name: values[value.name] for value in stage.inputs})
-    return values
-
-
-def same(first: Feeds, second: Feeds, tasks: Sequence[str]) -> list[bool]:
-    return [bool(np.array_equal(first[task], second[task])) for task in tasks]
 
 
 class TestCut:
@@ -183,108 +127,6 @@ class TestCut:
             split_at_branches(fixed)
 
 
-def small_model(nodes: list[Any], scale: Array | None = None, **constants: Array) -> ModelProto:
-    """A model of (1, 2, 3, 3) with the outputs a and b."""
-    values = {"w": np.ones((1, 2, 3, 3), np.float32), **constants}
-    if scale is not None:
-        values |= {"scale": scale, "zero": np.array(3, np.uint8)}
-    float_type = TensorProto.FLOAT if scale is None else helper.np_dtype_to_tensor_dtype(scale.dtype)
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("image", float_type, [1, 2, 3, 3])],
-        [helper.make_tensor_value_info(name, float_type, [1, 2, 3, 3]) for name in ("a", "b")],
-        [numpy_helper.from_array(value, name) for name, value in values.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-def quantised(dedicated: bool, scale: Array) -> ModelProto:
-    """The rectified image, quantised once or once for each of two readers, and one more reader in the trunk."""
-    q = ("scale", "zero")
-    nodes = [helper.make_node("Relu", ["image"], ["x"], "stem/Relu")]
-    nodes += [
-        helper.make_node("QuantizeLinear", ["x", *q], [f"q{i}"], f"q{i}") for i in (range(3) if dedicated else [0])
-    ]
-    sources = [f"q{i}" if dedicated else "q0" for i in range(3)]
-    nodes += [helper.make_node("DequantizeLinear", [s, *q], [f"d{i}"], f"d{i}") for i, s in enumerate(sources)]
-    nodes += [
-        helper.make_node("Sigmoid", ["d0"], ["both"], "trunk/Sigmoid"),
-        helper.make_node("Exp", ["d1"], ["of_a"], "a/Exp"),
-        helper.make_node("Neg", ["d2"], ["of_b"], "b/Neg"),
-        helper.make_node("Mul", ["of_a", "both"], ["a"], "a/Mul"),
-        helper.make_node("Mul", ["of_b", "both"], ["b"], "b/Mul"),
-    ]
-    return small_model(nodes, scale)
-
-
-class TestQuantised:
-    @pytest.mark.parametrize("dedicated", [False, True])
-    @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-    def test_floats_cross_and_each_stage_has_whole_pairs(self, dedicated: bool, dtype: type[np.generic]) -> None:
-        model = quantised(dedicated, np.array(0.013, dtype))
-        stages = split_at_branches(model)
-        assert [stage.tasks for stage in stages] == [("a", "b"), ("a",), ("b",)]
-        for stage in stages:
-            kinds = [node.op_type for node in stage.model.graph.node]
-            assert kinds.count("QuantizeLinear") == 1
-            assert "DequantizeLinear" in kinds
-            assert {v.dtype for v in (*stage.inputs, *stage.outputs)} == {np.dtype(dtype).name}
-        # Every 8-bit value from far below the range to far above it must come back as itself.
-        values = np.linspace(-1, 4, 18 * 40, dtype=np.float32).astype(dtype).reshape(40, 1, 2, 3, 3)
-        for value in values:
-            feeds: Feeds = {"image": value}
-            expected = by_reference(model, feeds)
-            assert all(same(expected, staged(stages, feeds, by_reference), ("a", "b")))
-
-    def test_scales_that_do_not_give_the_same_again_are_refused(self) -> None:
-        model = quantised(False, np.array(0.013, np.float32))
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.elem_type = TensorProto.BFLOAT16
-        scale = next(i for i in model.graph.initializer if i.name == "scale")
-        scale.CopyFrom(helper.make_tensor("scale", TensorProto.BFLOAT16, [], [0.013]))
-        with pytest.raises(BuildError, match="its scale is BFLOAT16"):
-            split_at_branches(model)
-
-    def test_a_network_quantised_by_onnx_runtime_is_bit_equal_and_keeps_its_integer_kernels(
-        self, model: ModelProto, tmp_path: Path
-    ) -> None:
-        quantization = pytest.importorskip("onnxruntime.quantization")
-
-        class Images:
-            def __init__(self) -> None:
-                self._rest = iter([{"image": image(0)}, {"image": image(1)}])
-
-            def get_next(self) -> Feeds | None:
-                return next(self._rest, None)
-
-        own = onnx.load_from_string(
-            model.SerializeToString()
-        )  # the quantiser moves the weights out of the model given to it
-        quantization.quantize_static(
-            own, str(tmp_path / "int8.onnx"), Images(), activation_type=quantization.QuantType.QUInt8
-        )
-        whole = onnx.load(str(tmp_path / "int8.onnx"))
-        stages = split_at_branches(whole)
-        feeds = {"image": image(2)}
-        assert all(same(plain(whole, feeds), staged(stages, feeds, plain), NAMES))
-        assert {value.dtype for stage in stages for value in stage.inputs} == {"float32"}
-        convolutions = sum(node.op_type == "Conv" for node in whole.graph.node)
-        assert (
-            sum(integer_convolutions(stage.model, tmp_path) for stage in stages) == convolutions == 1 + 2 * 14 + 4 * 4
-        )
-
-
-def integer_convolutions(model: ModelProto, folder: Path) -> int:
-    """How many convolutions ONNX Runtime made integer ones, read from the graph that it runs."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(model.SerializeToString(), options)
-    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node].count("QLinearConv")
-
-
 @pytest.fixture(scope="module")
 def whole_outputs(model: ModelProto) -> Feeds:
     return plain(model, {"image": image(3)})
@@ -336,43 +178,6 @@ class TestPrune:
     def test_other_tasks_are_refused(self, tasks: list[str], message: str, model: ModelProto) -> None:
         with pytest.raises(UsageError, match=message):
             prune(model, tasks)
-
-
-class TestMadds:
-    def test_by_hand(self) -> None:
-        rng = np.random.default_rng(0)
-        constants = {
-            "w0": rng.normal(size=(6, 2, 3, 3)),  # 2 groups of 4 -> 6 channels, 5x5 -> 3x3
-            "w1": rng.normal(size=(6, 4, 2, 2)),  # transposed, 6 -> 4 channels, from 3x3 places
-            "w2": rng.normal(size=(10, 144)),
-            "w3": rng.normal(size=(10, 7)),
-        }
-        graph = helper.make_graph(
-            [
-                helper.make_node("Conv", ["image", "w0"], ["x0"], "conv", group=2),
-                helper.make_node("ConvTranspose", ["x0", "w1"], ["x1"], "transposed", strides=[2, 2]),
-                helper.make_node("Flatten", ["x1"], ["x2"], "flatten"),
-                helper.make_node("Gemm", ["x2", "w2"], ["x3"], "gemm", transB=1),
-                helper.make_node("MatMul", ["x3", "w3"], ["out"], "product"),
-            ],
-            "hand",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 4, 5, 5])],
-            [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 7])],
-            [numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items()],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        assert madds(model) == 6 * 9 * 2 * 9 + 6 * 9 * 4 * 4 + 144 * 10 + 10 * 7
-
-    def test_free_dimensions_are_refused(self) -> None:
-        graph = helper.make_graph(
-            [helper.make_node("Conv", ["image", "w"], ["out"], "conv")],
-            "free",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 5, 5])],
-            [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 1, 3, 3])],
-            [numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")],
-        )
-        with pytest.raises(UsageError, match=r"'conv'.*static"):
-            madds(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
 
 
 class Counted:
@@ -448,42 +253,6 @@ class TestRunner:
         counted.ran.clear()
         list(runner.frames([image(0)], Schedule.parse(dict.fromkeys(NAMES, "1"))))
         assert counted.ran == [f"stage_{i:02d}.onnx" for i in range(len(STAGES))]
-
-
-class TestSchedule:
-    @pytest.mark.parametrize(
-        ("rates", "frames"),
-        [
-            ({"a": "1"}, {"a": range(12)}),
-            ({"a": "1/5"}, {"a": [0, 5, 10]}),
-            ({"a": "0.2", "b": "1/5"}, {"a": [0, 5, 10], "b": [1, 6, 11]}),
-            ({"a": "1", "b": "1/2", "c": "1/2", "d": "1/2"}, {"b": [0, 2, 4, 6, 8, 10], "c": [1, 3, 5, 7, 9, 11]}),
-            ({"a": "2/5"}, {"a": [0, 3, 5, 8, 10]}),  # floor(2 i / 5): 0 0 0 1 1 2 2 2 3 3 4 4
-            ({"a": "1/2", "b": "2/3"}, {"a": [0, 2, 4, 6, 8, 10], "b": [0, 1, 3, 4, 6, 7, 9, 10]}),  # phase 2
-            ({"a": " 3/3 "}, {"a": range(12)}),
-        ],
-    )
-    def test_by_hand(self, rates: dict[str, str], frames: dict[str, list[int]]) -> None:
-        schedule = Schedule.parse(rates)
-        for task, expected in frames.items():
-            assert [i for i in range(12) if task in schedule.due(i)] == list(expected)
-
-    def test_rates_are_kept_over_any_period(self) -> None:
-        schedule = Schedule.parse({"a": "1", "b": "3/7", "c": "2/7", "d": "1/30"})
-        for task, rate in schedule.rates.items():
-            due = [task in schedule.due(i) for i in range(420)]
-            period = rate.denominator
-            assert {sum(due[i : i + period]) for i in range(420 - period)} == {rate.numerator}
-        assert schedule.rates["d"] == Fraction(1, 30)
-
-    @pytest.mark.parametrize("rate", ["0", "-1/2", "2", "1/0", "often", "", "nan", "inf"])
-    def test_other_rates_are_refused(self, rate: str) -> None:
-        with pytest.raises(UsageError, match=r"'depth'.*above 0 and up to 1"):
-            Schedule.parse({"depth": rate})
-
-    def test_no_rate_is_no_schedule(self) -> None:
-        with pytest.raises(UsageError, match="names no task"):
-            Schedule.parse({})
 
 
 def changed(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
