@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bmtas.data.protocol import Dataset
@@ -92,21 +93,33 @@ def _typed(export: Exporting, precision: str, runtime: str) -> tuple[Any, dict[s
     return int8.model, {"int8": int8.report}
 
 
-def _write_onnx(export: Exporting, precision: str, known: Format) -> None:
-    onnx = require("onnx", "host")
-    typed = _typed(export, precision, "onnx")
+def _write_from_onnx(export: Exporting, precision: str, known: Format) -> None:
+    """Write what is made from the ONNX model of one precision: the file itself, with its stages, or OpenVINO's folder."""
+    typed = _typed(export, precision, known.name)
     if typed is None:
         return
     model, about = typed
     finished = export.finished(model, precision)
-    path = export.folder / f"{export.stem(precision)}{known.suffix}"
+    path = export.folder / f"{export.stem(precision)}{known.suffix.rstrip('/')}"
+    write = _openvino if known.name == "openvino" else _onnx
+    export.wrote(path, precision, known, {**about, **write(export, model, finished, path, precision)})
+    if known.name == "onnx" and export.request.split:
+        _write_stages(export, finished, precision, known)
+
+
+def _onnx(export: Exporting, model: Any, finished: Any, path: Path, precision: str) -> dict[str, Any]:
+    onnx = require("onnx", "host")
     with atomic_path(path) as temporary:
         onnx.save(finished, str(temporary))
         report = export.prove_session(open_onnx(temporary, threads=export.request.threads), precision)
-        report = export.rounded(model, precision, report)
-    export.wrote(path, precision, known, {**about, **report})
-    if export.request.split:
-        _write_stages(export, finished, precision, known)
+        return export.rounded(model, precision, report)
+
+
+def _openvino(export: Exporting, _: Any, finished: Any, folder: Path, precision: str) -> dict[str, Any]:
+    with atomic_folder(folder) as temporary:
+        write_openvino(finished, temporary)
+        session = OpenVinoSession(temporary, precision, export.request.threads)
+        return {"executed": session.executed, **export.prove_session(session, precision)}
 
 
 def _write_stages(export: Exporting, model: Any, precision: str, known: Format) -> None:
@@ -116,20 +129,6 @@ def _write_stages(export: Exporting, model: Any, precision: str, known: Format) 
         runner = StageRunner(temporary, threads=export.request.threads)
         report = export.prove(runner.run, precision)
     export.wrote(folder, precision, known, {"stages": len(manifest.stages), "runtime": runner.runtime, **report})
-
-
-def _write_openvino(export: Exporting, precision: str, known: Format) -> None:
-    typed = _typed(export, precision, "openvino")
-    if typed is None:
-        return
-    model, about = typed
-    finished = export.finished(model, precision)
-    folder = export.folder / f"{export.stem(precision)}{known.suffix.rstrip('/')}"
-    with atomic_folder(folder) as temporary:
-        write_openvino(finished, temporary)
-        session = OpenVinoSession(temporary, precision, export.request.threads)
-        report = export.prove_session(session, precision)
-    export.wrote(folder, precision, known, {"executed": session.executed, **about, **report})
 
 
 def _write_program(export: Exporting, precision: str, known: Format) -> None:
@@ -148,4 +147,4 @@ def _write_program(export: Exporting, precision: str, known: Format) -> None:
     export.wrote(path, precision, known, report)
 
 
-_WRITERS = {"onnx": _write_onnx, "openvino": _write_openvino, "pt2": _write_program}
+_WRITERS = {"onnx": _write_from_onnx, "openvino": _write_from_onnx, "pt2": _write_program}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.tasks import Task, TaskKind
 from export.interface import Interface
 from export.sessions.protocol import Array
+from tests.export import tensorrt_stand_in as stand_in
+from tests.export.tensorrt_networks import write_network
 
 SIZE = (32, 48)
 EVERY_KIND = (
@@ -88,3 +91,17 @@ def exported(tiny_network: GraphNetwork) -> Callable[..., Any]:
 def camera() -> Array:
     """One image (H, W, 3) uint8."""
     return np.random.default_rng(5).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def cudart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[stand_in.Cudart]:
+    """CUDA, as long as the test runs, and TensorRT beside it; the timing caches are the test's own."""
+    with stand_in.installed(monkeypatch, tmp_path / "cache") as here:
+        yield here
+
+
+@pytest.fixture
+def onnx_path(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    write_network(path)
+    return path

@@ -105,3 +105,13 @@ def small_model(nodes: list[Any], scale: Array | None = None, **constants: Array
         [numpy_helper.from_array(value, name) for name, value in values.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def tree_network() -> GraphNetwork:
+    """The network of the tree."""
+    return network_of(Architecture(backbone="tiny", tasks=NAMES, groupings=TREE), TASKS)
+
+
+def tree_model(path: Path) -> ModelProto:
+    """The ONNX model of the tree, written to `path`."""
+    return exported(tree_network(), Architecture(backbone="tiny", tasks=NAMES, groupings=TREE), TASKS, path)

@@ -30,7 +30,6 @@ from tests.export.stages_tree import (
     STAGES,
     SUBSETS,
     TASKS,
-    TREE,
     A,
     C,
     D,
@@ -44,18 +43,19 @@ from tests.export.stages_tree import (
     same,
     small_model,
     staged,
+    tree_model,
+    tree_network,
 )
 
 
 @pytest.fixture(scope="module")
 def network() -> GraphNetwork:
-    return network_of(Architecture(backbone="tiny", tasks=NAMES, groupings=TREE), TASKS)
+    return tree_network()
 
 
 @pytest.fixture(scope="module")
-def model(network: GraphNetwork, tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    architecture = Architecture(backbone="tiny", tasks=NAMES, groupings=TREE)
-    return exported(network, architecture, TASKS, tmp_path_factory.mktemp("whole") / "model.onnx")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
+    return tree_model(tmp_path_factory.mktemp("whole") / "model.onnx")
 
 
 @pytest.fixture(scope="module")

@@ -10,32 +10,25 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from bmtas.architecture import Architecture
 from bmtas.errors import BuildError
 from export.sessions.protocol import Array
 from export.stages.cut import split_at_branches
 from tests.export.stages_tree import (
     NAMES,
-    TASKS,
-    TREE,
     Feeds,
     by_reference,
-    exported,
     image,
-    network_of,
     plain,
     same,
     small_model,
     staged,
+    tree_model,
 )
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    architecture = Architecture(backbone="tiny", tasks=NAMES, groupings=TREE)
-    return exported(
-        network_of(architecture, TASKS), architecture, TASKS, tmp_path_factory.mktemp("whole") / "model.onnx"
-    )
+    return tree_model(tmp_path_factory.mktemp("whole") / "model.onnx")
 
 
 def quantised(dedicated: bool, scale: Array) -> ModelProto:

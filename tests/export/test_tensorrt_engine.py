@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +29,6 @@ from tests.export import tensorrt_stand_in as stand_in
 from tests.export.tensorrt_networks import TASKS, references_of, write_network
 
 NONE = EngineOptions(timing_cache=False)
-
-
-@pytest.fixture
-def cudart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[stand_in.Cudart]:
-    """CUDA, as long as the test runs, and TensorRT beside it; the timing caches are the test's own."""
-    with stand_in.installed(monkeypatch, tmp_path / "cache") as here:
-        yield here
-
-
-@pytest.fixture
-def onnx_path(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    write_network(path)
-    return path
 
 
 def build(path: Path, precision: str = "fp32", **changes: Any) -> Sidecar:

@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +28,6 @@ from tests.export.tensorrt_networks import references_of, write_network
 
 NONE = EngineOptions(timing_cache=False)
 HOST = {"fp16": {"range_check": {"out_of_range": [{"node": "heads.edge/Conv", "largest": 7e4}]}}}
-
-
-@pytest.fixture
-def cudart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[stand_in.Cudart]:
-    """CUDA, as long as the test runs, and TensorRT beside it; the timing caches are the test's own."""
-    with stand_in.installed(monkeypatch, tmp_path / "cache") as here:
-        yield here
-
-
-@pytest.fixture
-def onnx_path(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    write_network(path)
-    return path
 
 
 @pytest.fixture
