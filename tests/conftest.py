@@ -23,6 +23,7 @@ def _own_count_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """Counts are remembered within one run of the tests, and never read from or left in the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BMTAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("COLUMNS", raising=False)  # tests in several processes get the terminal's, and tables its width
         yield
 
 

@@ -362,7 +362,8 @@ def test_tensorrt_that_is_not_there_is_a_matter_of_the_machine(bmtas: Callable[.
     result = bmtas("export", "--format", "tensorrt", "--runs", tiny_run.root)
     assert result.code == 3
     assert "TensorRT" in result.err
-    assert "pip install 'bmtas[gpu]'" in result.err
+    assert "pip install tensorrt" in result.err
+    assert "--remote USER@HOST" in result.err
     assert "JetPack" in result.err
     assert list(tiny_run.path.rglob("*.engine*")) == []
 
