@@ -119,6 +119,7 @@ def export_command(
 
     Example: bmtas export --format onnx,openvino --precision fp32,int8
     """
+    from bmtas.errors import BuildError, ParityError
     from bmtas.run_training import open_run_dataset
     from bmtas.runs import open_run
     from cli.console import ShownProgress, emit_json, out
@@ -163,7 +164,7 @@ def export_command(
         remote=remote,
         remote_program=remote_program,
     )
-    check_formats(request.formats, remote=remote is not None)
+    check_formats(request.formats, request.precisions, remote=remote is not None)
     chosen = open_run(runs, run)
     names = chosen_networks(network)
     for name in names:
@@ -172,7 +173,10 @@ def export_command(
     deliveries: dict[str, Delivery] = {}
     with ShownProgress(quiet=quiet) as progress:
         for name in names:
-            deliveries[name] = export_network(chosen, name, dataset, request, progress)
+            try:
+                deliveries[name] = export_network(chosen, name, dataset, request, progress)
+            except (BuildError, ParityError) as error:  # the other networks are exported all the same
+                deliveries[name] = Delivery(failures=[error])
     if json is not None:
         emit_json(_as_json(chosen.name, deliveries), json)
     if json != "-":
@@ -181,7 +185,11 @@ def export_command(
                 out().print(line, soft_wrap=True, markup=False)
     failures = [error for delivery in deliveries.values() for error in delivery.failures]
     if failures:
-        raise failures[0] if len(failures) == 1 else type(failures[0])("; ".join(map(str, failures)))
+        told = BuildError("; ".join(map(str, failures)))
+        # Not the same network is worse than none.
+        codes = [error.exit_code for error in failures]
+        told.exit_code = ParityError.exit_code if ParityError.exit_code in codes else codes[0]
+        raise told
 
 
 def _as_json(run: str, deliveries: dict[str, Any]) -> dict[str, Any]:

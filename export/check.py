@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmtas.errors import UsageError
+from bmtas.errors import BuildError, EnvironmentProblem, UsageError
 from export.artefacts import PROOFS, artefact_at, require_unchanged
 from export.metadata import read_metadata
 from export.onnx_metadata import onnx_metadata
 from export.proof.report import proof_text
 from export.sessions.files import open_onnx
-from export.sessions.openvino import MODEL, OpenVinoSession
+from export.sessions.openvino import MODEL, OpenVinoSession, openvino_metadata
 from export.stages.manifest import MANIFEST, read_manifest, verified
 from export.tensorrt.kit import KIT_FILE, read_kit
 from export.tensorrt.preflight import check_engine
@@ -64,6 +64,8 @@ def check(path: Path) -> Checked:
         proof = told if proof is None else proof
     proof_text(proof)  # a damaged one is refused here, and need not be looked at by whoever shows it
     notes = [] if proof is not None else [f"nothing beside it says how it was proved; copy {PROOFS} along with it"]
+    if kind in ("onnx", "openvino"):
+        notes += _load(path, kind)
     if not metadata:
         notes.append("no metadata of bmtas: a file of other origin")
     if kind == "onnx":
@@ -79,14 +81,14 @@ def _reader(path: Path) -> tuple[str, Callable[[Path], dict[str, Any]]]:
         if (path / KIT_FILE).exists():
             return "kit", _kit
         if (path / MODEL).exists() or path.suffix == ".openvino":
-            return "openvino", lambda p: OpenVinoSession(p).metadata()
+            return "openvino", openvino_metadata
         raise UsageError(
             f"{path} holds neither {MANIFEST} (stages), {MODEL} (OpenVINO) nor {KIT_FILE} (a kit for TensorRT); of a run, name the files "
             "in networks/found"
         )
     readers: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
-        ".onnx": ("onnx", lambda p: open_onnx(p).metadata()),
-        ".xml": ("openvino", lambda p: OpenVinoSession(p).metadata()),
+        ".onnx": ("onnx", onnx_metadata),
+        ".xml": ("openvino", openvino_metadata),
         ".engine": ("tensorrt", _engine),
         ".pt2": ("pt2", program_metadata),
     }
@@ -134,6 +136,18 @@ def program_metadata(path: Path) -> dict[str, Any]:
             return read_metadata(json.loads(archive.read(names[0])), str(path))
     except (zipfile.BadZipFile, json.JSONDecodeError, OSError) as error:
         raise UsageError(f"{path} is no exported program, or is damaged: {error}; export it again") from None
+
+
+def _load(path: Path, kind: str) -> list[str]:
+    """Load a file in its runtime; return why this machine cannot run it, if so. Raises UsageError if it is damaged."""
+    try:
+        if kind == "onnx":
+            open_onnx(path)
+        else:
+            OpenVinoSession(path)
+    except (BuildError, EnvironmentProblem) as error:
+        return [f"it cannot be run on this machine: {error}"]
+    return []
 
 
 def _lint(path: Path, metadata: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bmtas.data.protocol import Dataset
-from bmtas.errors import BuildError, ParityError
+from bmtas.errors import BuildError, ParityError, UsageError
 from bmtas.extras import require
 from bmtas.files import atomic_folder, atomic_path, write_json
 from bmtas.progress import Progress
@@ -29,8 +29,10 @@ from export.subject import open_subject
 from export.tensorrt.preflight import this_machine
 
 
-def check_formats(formats: Iterable[Format], *, remote: bool) -> None:
-    """Raise EnvironmentProblem if this machine lacks what one of the formats needs."""
+def check_formats(formats: Iterable[Format], precisions: Iterable[str], *, remote: bool) -> None:
+    """Raise EnvironmentProblem if this machine lacks what one of the formats or precisions needs."""
+    if "bf16" in precisions:
+        require("openvino", "openvino")  # ONNX Runtime cannot run such a file on a CPU
     for known in formats:
         if known.name == "tensorrt":
             if not remote:
@@ -46,7 +48,7 @@ def export_network(run: Run, name: str, dataset: Dataset, request: ExportRequest
     not written and stands in the delivery's failures; the others are. Raises ParityError or BuildError if not even the FP32 ONNX
     model, from which all else is made, is what was trained.
     """
-    check_formats(request.formats, remote=request.remote is not None)
+    check_formats(request.formats, request.precisions, remote=request.remote is not None)
     subject = open_subject(run, name, dataset, request.tasks, request.interface)
     request.drop.require_known(subject.tasks)
     for precision in ("fp32", *request.precisions):  # a wrong limit is told before minutes of work
@@ -66,7 +68,7 @@ def _attempt(export: Exporting, write: Callable[[], None]) -> None:
     """Let one artefact fail without the others."""
     try:
         write()
-    except (BuildError, ParityError) as error:
+    except (BuildError, ParityError, UsageError) as error:  # the last from a runtime that cannot load what was made
         export.failed(error)
 
 

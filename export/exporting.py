@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bmtas.errors import BmtasError, BuildError
+from bmtas.errors import BmtasError, BuildError, ParityError
 from bmtas.files import write_json
 from bmtas.progress import Progress
 from export.artefacts import digest, record
@@ -100,7 +100,9 @@ class Exporting:
                 self.progress,
                 sessions=self._session_of_format,
             )
-        except BuildError as error:
+            if result.merged:
+                self.prove(self._session(result.model), "fp32", final=False)
+        except (BuildError, ParityError) as error:
             self.progress.note(f"branch merging is left out: {error}")
             return
         write_json(self.folder / f"{self.stem('fp32')}.merging.json", {"schema_version": 1, **result.to_json()})
@@ -110,7 +112,6 @@ class Exporting:
             + ("taken" if result.merged else "left as it was")
         )
         if result.merged:
-            self.prove(self._session(result.model), "fp32", final=False)
             self.base, self._merged = result.model, True
 
     def _session(self, model: Any) -> OnnxSession:
@@ -191,12 +192,13 @@ class Exporting:
         report = self.prove(self._session(simulated(model)), precision, final=False)
         return {**report, "runtime": "every value rounded to 16 bits, computed in FP32", "as_run": as_run}
 
-    def wrote(self, path: Path, precision: str, known: Format, entry: dict[str, Any]) -> None:
-        """Record the proof of an artefact and add it to the delivery."""
-        interface = self.subject.interface.to_json(self.subject.size, self.subject.tasks)
-        about = {"format": known.name, "precision": precision, "weights_sha256": self._weights}
-        told = {"input": interface["input"], "outputs": interface["outputs"]}
-        record(path, {**about, **told, "task_order": [t.name for t in self.subject.tasks], **entry})
+    def wrote(self, path: Path, precision: str, known: Format, entry: dict[str, Any], *, recorded: bool = True) -> None:
+        """Add an artefact to the delivery and record its proof; not `recorded` where the artefact brings its own."""
+        if recorded:
+            interface = self.subject.interface.to_json(self.subject.size, self.subject.tasks)
+            about = {"format": known.name, "precision": precision, "weights_sha256": self._weights}
+            told = {"input": interface["input"], "outputs": interface["outputs"]}
+            record(path, {**about, **told, "task_order": [t.name for t in self.subject.tasks], **entry})
         self.delivery.artefacts.append(Artefact(path, precision, entry))
         self.progress.note(f"{path.name}: {worst_text(entry)}, on {entry['images']} images")
 

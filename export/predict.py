@@ -76,7 +76,7 @@ def predict(
             computed[task] = computed.get(task, 0) + (age == 0)
         arrays = {**outputs, **({f"age.{t}": np.array(a) for t, a in ages.items()} if rates else {})}
         content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, **arrays)
+        np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # a task cannot be called allow_pickle
         with atomic_path(out / f"{path.stem}.npz") as temporary:
             temporary.write_bytes(content.getvalue())
         progress.advance()

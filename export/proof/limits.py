@@ -42,6 +42,9 @@ ENGINE_SCALED = 1e-3
 """The raw FP32 limit on a GPU: convolutions sum in another order there; with TF32 off the sums stay in FP32."""
 
 
+_PROBABILITY = "probability"
+
+
 def limits_for(
     precision: str, tasks: Sequence[Task], overrides: Mapping[str, float] | None = None, scaled: float | None = None
 ) -> dict[str, Limit]:
@@ -72,13 +75,18 @@ def limits_for(
     # Those of one precision come last, so that they stand.
     for key, value in sorted((overrides or {}).items(), key=lambda entry: ":" in entry[0]):
         only, _, name = key.rpartition(":")
+        name, _, what = name.partition(".")
         if only:
             _require_precision(only)
         if name not in limits:
             raise UsageError(f"a limit is given for the task {name!r}; {nearest(name, limits)}")
         _require_limit(value, f"task {name!r}")
+        if what not in ("", _PROBABILITY) or (what and limits[name].probability is None):
+            raise UsageError(
+                f"a limit is given for {name}.{what}; of binary and edge tasks there is TASK.{_PROBABILITY}, of others TASK alone"
+            )
         if only in ("", precision):
-            limits[name] = replace(limits[name], unit=value)
+            limits[name] = replace(limits[name], **{what or "unit": value})
     return limits
 
 

@@ -110,6 +110,15 @@ class OpenVinoSession(OneImage):
         return float(share)
 
 
+def openvino_metadata(path: Path) -> dict[str, Any]:
+    """Return what `bmtas export` wrote into an OpenVINO folder or its model.xml, which is read but not compiled.
+
+    Raises UsageError if it is damaged, EnvironmentProblem if OpenVINO is missing.
+    """
+    openvino = require("openvino", "openvino")
+    return read_metadata(_entries(_read(openvino.Core(), path, str(path))), str(path))
+
+
 def _read(core: Any, source: Path | bytes, where: str) -> Any:
     path = source / MODEL if isinstance(source, Path) and source.is_dir() else source
     if isinstance(path, Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -92,7 +92,7 @@ def build_kit(
         latencies = measure_engines(engines, references, *rounds, progress) if engines else {}
     except BmtasError as error:
         failures[MEASUREMENT] = error
-    decision = _decide(built, latencies, force=kit.keep_slow_int8 or keep_slow_int8)
+    decision = _decide(kit.networks, built, latencies, force=kit.keep_slow_int8 or keep_slow_int8)
     report = {
         "schema_version": SCHEMA_VERSION,
         "written_by": f"bmtas {own_version()}",
@@ -215,14 +215,21 @@ def decide_int8(latencies: Mapping[str, Sequence[float]], *, force: bool) -> Int
 
 
 def _decide(
-    built: Mapping[str, Sidecar], latencies: Mapping[str, Sequence[float]], *, force: bool
+    wanted: Iterable[str], built: Mapping[str, Sidecar], latencies: Mapping[str, Sequence[float]], *, force: bool
 ) -> Int8Decision | None:
-    """Return `decide_int8`, or where nothing could be measured, that INT8 does not stay unless it is forced."""
-    if latencies or "int8" not in built:
+    """Return `decide_int8`, or where INT8 or what it has to beat could not be measured, that it does not stay unless it is forced.
+
+    `wanted` are the precisions of the kit: INT8 has to beat the narrowest of the others, and not a wider one in its place.
+    """
+    if "int8" not in built:
+        return None
+    other = next((p for p in ("fp16", "bf16", "fp32") if p in wanted), None)
+    missing = next((p for p in ("int8", other) if p is not None and p not in latencies), None)
+    if missing is None:
         return decide_int8(latencies, force=force)
     if force:
-        return Int8Decision(True, "kept because it was forced, although it could not be measured")
-    return Int8Decision(False, "not kept, because it could not be measured")
+        return Int8Decision(True, f"kept because it was forced, although {missing} could not be measured")
+    return Int8Decision(False, f"not kept, because {missing} could not be measured beside it")
 
 
 def _failure(folder: Path, kit: Kit, name: str, error: BmtasError) -> dict[str, Any]:

@@ -219,6 +219,14 @@ def test_every_kind_has_a_unit() -> None:
     assert names[TaskKind.REGRESSION] == "relative difference"
 
 
+def test_the_limit_of_probabilities_has_a_name_of_its_own() -> None:
+    limits = limits_for("fp16", [SEMSEG, EDGE], parse_tolerances(["fp16:edge.probability=0.3", "edge=0.5"])[1])
+    assert (limits["edge"].probability, limits["edge"].unit) == (0.3, 0.5)
+    for wrong in ("semseg.probability=1", "edge.angle=1"):
+        with pytest.raises(UsageError, match=r"TASK\.probability"):
+            limits_for("fp16", [SEMSEG, EDGE], parse_tolerances([wrong])[1])
+
+
 def test_limits_are_read_from_the_command_line() -> None:
     assert parse_tolerances(["1e-4", "semseg=0.01, edge=0.9"]) == (1e-4, {"semseg": 0.01, "edge": 0.9})
     assert parse_tolerances([" fp16 : semseg = 0.02"]) == (None, {"fp16:semseg": 0.02})
