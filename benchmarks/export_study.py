@@ -53,17 +53,22 @@ def prepared(folder: Path, backbone: str, name: str, weights: str) -> Path:
     return runs
 
 
-def exported(runs: Path, images: int, score_images: int) -> dict[str, Any]:
-    """Export one run in all precisions and return the proofs and the INT8 reports."""
+def exported(runs: Path, images: int, score_images: int) -> None:
+    """Export one run in all precisions."""
     limits = ["--images", str(images), "--score-images", str(score_images), "--runs", str(runs)]
     for formats, precisions in _EXPORTS:
         call("export", "--format", formats, "--precision", precisions, *limits, may_refuse=True)
+
+
+def collected(runs: Path) -> dict[str, Any]:
+    """Return the proofs and the INT8 reports of one exported run."""
     run = all_runs(runs)[0]
     folder = run.network(FOUND)
     proofs = json.loads((folder / "parity.json").read_text(encoding="utf-8"))["artefacts"]
     reports = {
         runtime: json.loads((folder / f"model.int8{suffix}.report.json").read_text(encoding="utf-8"))
         for runtime, suffix in (("onnxruntime", ""), ("openvino", ".openvino"))
+        if (folder / f"model.int8{suffix}.report.json").exists()
     }
     costs = json.loads((folder / "architecture.json").read_text(encoding="utf-8"))
     return {"run": run.name, "tasks": costs["tasks"], "proofs": proofs, "int8": reports, "madds": costs_of(run)}
@@ -113,12 +118,15 @@ def main() -> None:
     parser.add_argument("--weights", default="none", help="imagenet, none or a file: what the trees are trained from")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--score-images", type=int, default=32)
+    parser.add_argument("--collect", action="store_true", help="only write the tables of what was exported before")
     options = parser.parse_args()
     results = {}
     for backbone in options.backbones.split(","):
         for name in options.sets.split(","):
             runs = prepared(options.folder, backbone, name, options.weights)
-            results[f"{backbone} {name}"] = exported(runs, options.images, options.score_images)
+            if not options.collect:
+                exported(runs, options.images, options.score_images)
+            results[f"{backbone} {name}"] = collected(runs)
     sizes = "; ".join(
         f"{n}: {len(r['tasks'])} tasks, {format_quantity(r['madds'], Resource.MADDS)}" for n, r in results.items()
     )

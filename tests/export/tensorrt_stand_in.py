@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from enum import Enum
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,7 @@ _FORMATS = {
     TensorProto.FLOAT16: "Half",
     TensorProto.INT8: "Int8",
     TensorProto.UINT8: "UInt8",
+    TensorProto.INT64: "Int64",
 }
 
 
@@ -328,6 +330,7 @@ def nptype(kind: str) -> type:
 def tensorrt_module() -> ModuleType:
     """Return what stands in for the module `tensorrt`."""
     module = ModuleType("tensorrt")
+    module.__spec__ = ModuleSpec("tensorrt", None)  # PyTorch's tracer looks whether there is one
     module.__dict__.update(
         __version__="10.3.0",
         ILogger=ILogger,
