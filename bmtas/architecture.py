@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bmtas.errors import UsageError, nearest
-from bmtas.files import read_json
+from bmtas.files import first_problem, read_json
 
 SCHEMA_VERSION = 1
 
@@ -133,10 +133,8 @@ class Architecture:
         try:
             fields = _Fields.model_validate(data)
         except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(str(part) for part in problem["loc"])
             raise UsageError(
-                f"{where}: not an architecture ({place}: {problem['msg']}); expected the JSON that `bmtas search` writes"
+                f"{where}: not an architecture ({first_problem(error)}); expected the JSON that `bmtas search` writes"
             ) from None
         return cls(
             backbone=fields.backbone,

@@ -10,9 +10,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bmtas.errors import EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def cache_folder() -> Path:
@@ -145,6 +148,12 @@ def read_json(path: Path, schema_version: int) -> dict[str, Any]:
             "upgrade bmtas to read it"
         )
     return data
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return where data break the rules of a pydantic model first, and how: `stages.0.file: field required`."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

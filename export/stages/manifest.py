@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bmtas.errors import UsageError, nearest
-from bmtas.files import read_json
+from bmtas.files import first_problem, read_json
 from export.sessions.protocol import TensorSpec
 
 MANIFEST = "manifest.json"
@@ -92,10 +92,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"{path}: {where}: {first['msg']}; it was changed or is not a split of bmtas, split the network again"
+            f"{path}: {first_problem(error)}; it was changed or is not a split of bmtas, split the network again"
         ) from None
     check_wiring(manifest, str(path))
     return manifest

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bmtas.errors import UsageError, nearest
 from bmtas.extras import own_version
-from bmtas.files import atomic_folder, read_json, write_json
+from bmtas.files import atomic_folder, first_problem, read_json, write_json
 from export.artefacts import digest
 from export.formats import PRECISIONS
 from export.proof.limits import limits_for
@@ -147,9 +147,7 @@ def read_kit(folder: Path) -> Kit:
     try:
         kit = Kit.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']}; it was changed, export the kit again") from None
+        raise UsageError(f"{path}: {first_problem(error)}; it was changed, export the kit again") from None
     for entry in (*kit.networks.values(), kit.references):
         file = folder / entry.file
         if not file.is_file():

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bmtas.errors import UsageError
-from bmtas.files import read_json, write_json
+from bmtas.files import first_problem, read_json, write_json
 from bmtas.tasks import Task
 from export.interface import tasks_of
 from export.tensorrt.options import EngineOptions
@@ -90,9 +90,7 @@ def read(engine: Path) -> Sidecar:
     try:
         sidecar = Sidecar.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']}; it was changed, build the engine again") from None
+        raise UsageError(f"{path}: {first_problem(error)}; it was changed, build the engine again") from None
     try:
         _ = sidecar.version, sidecar.engine_options
     except UsageError as error:
