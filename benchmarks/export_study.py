@@ -4,7 +4,7 @@
 
 Trains a random tree of 2 and 4 tasks on the photographs of ccp and of 5 tasks on the generated scenes, with MobileNetV2 and
 ResNet-50, exports each in every precision to ONNX and OpenVINO with the commands of the README, and writes what they reported as
-Markdown and JSON. INT8 is measured against FP32 in turn, on the runtime itself. A run that is there already is taken.
+Markdown, and as JSON into the folder. INT8 is measured against FP32 in turn, on the runtime itself. A run that is there already is taken.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def main() -> None:
         "",
     ]
     write_text(options.out.with_suffix(".md"), "\n".join(text))
-    write_json(options.out.with_suffix(".json"), {"schema_version": 1, "results": results})
+    write_json(options.folder / "results.json", {"schema_version": 1, "results": results})
 
 
 if __name__ == "__main__":
