@@ -12,7 +12,7 @@ from typing import Any
 
 from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.extras import require
-from bmtas.files import cache_folder, read_json, write_json
+from bmtas.files import cache_folder, file_hash, read_json, write_json
 
 SCHEMA_VERSION = 2
 PROOFS = "parity.json"
@@ -28,15 +28,7 @@ def digest(path: Path) -> str:
             f"{digest(file)} {file.relative_to(path).as_posix()}" for file in sorted(path.rglob("*")) if file.is_file()
         ]
         return hashlib.sha256("\n".join(listed).encode()).hexdigest()
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow_digest(path)
-        )
-
-
-def _slow_digest(path: Path) -> str:
-    """Return the SHA-256 of a file where Python (3.10) cannot do it in one call."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_hash(path)
 
 
 def artefact_at(path: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bmtas.errors import BuildError, EnvironmentProblem, UsageError
 from export.artefacts import PROOFS, artefact_at, require_unchanged
-from export.metadata import read_metadata
+from export.metadata import PROGRAM_METADATA, read_metadata
 from export.onnx_metadata import onnx_metadata
 from export.proof.report import proof_text
 from export.sessions.files import open_onnx
@@ -20,8 +20,6 @@ from export.sessions.openvino import MODEL, OpenVinoSession, openvino_metadata
 from export.stages.manifest import MANIFEST, read_manifest, verified
 from export.tensorrt.kit import KIT_FILE, read_kit
 from export.tensorrt.preflight import check_engine
-
-PROGRAM_METADATA = "bmtas.json"
 
 
 @dataclass(frozen=True)

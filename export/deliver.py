@@ -16,7 +16,6 @@ from bmtas.runs import Run
 from export.engines import deliver_engines
 from export.exporting import Delivery, Exporting
 from export.formats import Format
-from export.int8 import int8_model
 from export.openvino_file import write_openvino
 from export.program import ProgramSession, write_program
 from export.proof.limits import limits_for
@@ -77,8 +76,7 @@ def _typed(export: Exporting, precision: str, runtime: str) -> tuple[Any, dict[s
     if precision != "int8":
         # OpenVINO chooses the precision when it runs the FP32 model, and is held to it.
         return export.typed("fp32" if runtime == "openvino" else precision)
-    int8 = int8_model(export.base, export.subject, runtime, export.request, export.progress, export.ranges)
-    export.ranges = int8.ranges
+    int8 = export.int8(runtime)
     suffix = "" if runtime == "onnx" else f".{runtime}"
     path = export.folder / f"{export.stem('int8')}{suffix}.report.json"
     write_json(path, int8.report)

@@ -15,7 +15,6 @@ from bmtas.extras import require
 from bmtas.files import atomic_folder
 from export.exporting import Exporting
 from export.formats import Format
-from export.int8 import int8_model
 from export.proof.references import collect
 from export.request import ExportRequest
 from export.sessions.files import open_onnx
@@ -122,8 +121,7 @@ def _networks(export: Exporting, place: Path) -> tuple[dict[str, Path], dict[str
 def _network(export: Exporting, precision: str, path: Path) -> dict[str, Any] | None:
     """Write the ONNX file of one precision, proved here, and return what was found; None for INT8 that was refused."""
     if precision == "int8":
-        int8 = int8_model(export.base, export.subject, "tensorrt", export.request, export.progress, export.ranges)
-        export.ranges = int8.ranges
+        int8 = export.int8("tensorrt")
         if int8.model is None:
             export.failed(
                 BuildError(f"int8 for tensorrt is not in the kit: {'; '.join(int8.reasons)}; --force takes it")

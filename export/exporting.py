@@ -11,8 +11,9 @@ from typing import Any
 from bmtas.errors import BmtasError, BuildError, ParityError
 from bmtas.files import write_json
 from bmtas.progress import Progress
-from export.artefacts import digest, record
+from export.artefacts import WEIGHTS, digest, record
 from export.formats import Format, artefact_stem
+from export.int8 import Int8, int8_model
 from export.lint import lint, summary
 from export.merging.choose import choose, in_turn
 from export.metadata import describe, set_metadata
@@ -65,7 +66,7 @@ class Exporting:
         self.delivery = Delivery()
         self.ranges: Ranges | None = None
         self._merged = False
-        self._weights = digest(folder / "weights.pt")
+        self._weights = digest(folder / WEIGHTS)
 
     def make_base(self) -> None:
         """Export the network to ONNX, prove it, and merge branches if that was asked for and wins.
@@ -133,6 +134,12 @@ class Exporting:
             )
         return model, {"range_check": checked}
 
+    def int8(self, runtime: str) -> Int8:
+        """Return the INT8 form of the base for `runtime` with its verdict; calibrated once for all runtimes."""
+        found = int8_model(self.base, self.subject, runtime, self.request, self.progress, self.ranges)
+        self.ranges = found.ranges
+        return found
+
     def finished(self, model: Any, precision: str) -> Any:
         """Return a copy of a typed model with the outputs asked for and metadata that are true of it; linted.
 
@@ -165,11 +172,10 @@ class Exporting:
             overrides = {name: limit for name, limit in overrides.items() if ":" in name}
         limits = limits_for(precision, subject.tasks, overrides, request.scaled)
         reference = partial(subject.reference, final=final)
-        feeds = list(subject.feeds(request.images))
-        self.progress.start(f"prove {precision}", len(feeds))
+        self.progress.start(f"prove {precision}", subject.feed_count(request.images))
 
         def told() -> Iterator[Array]:
-            for feed in feeds:
+            for feed in subject.feeds(request.images):
                 yield feed
                 self.progress.advance()
 

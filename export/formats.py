@@ -84,12 +84,17 @@ def parse_formats(text: str) -> list[Format]:
     return list(dict.fromkeys(find_format(part.strip().lower()) for part in text.split(",")))
 
 
+def require_precision(name: str) -> None:
+    """Raise UsageError if `name` is no precision."""
+    if name not in PRECISIONS:
+        raise UsageError(f"unknown precision {name!r}; {nearest(name, PRECISIONS)}")
+
+
 def parse_precisions(text: str, formats: Sequence[Format]) -> list[str]:
     """Read `--precision fp32,fp16`. Raises UsageError if one is unknown or a format does not have it."""
     asked = list(dict.fromkeys(part.strip().lower() for part in text.split(",")))
     for precision in asked:
-        if precision not in PRECISIONS:
-            raise UsageError(f"unknown precision {precision!r}; {nearest(precision, PRECISIONS)}")
+        require_precision(precision)
         for known in formats:
             if precision not in known.precisions:
                 raise UsageError(f"the format {known.name} has no {precision}; it has {', '.join(known.precisions)}")

@@ -14,6 +14,8 @@ from export.interface import Interface
 
 SCHEMA_VERSION = 2
 PREFIX = "bmtas."
+PROGRAM_METADATA = "bmtas.json"
+"""Where a `.pt2` archive keeps them."""
 
 
 def describe(

@@ -14,11 +14,9 @@ from bmtas.errors import BuildError, UsageError
 from bmtas.networks.network import GraphNetwork
 from bmtas.tasks import Task
 from export.interface import INPUT, Interface
-from export.metadata import PREFIX, read_metadata
+from export.metadata import PREFIX, PROGRAM_METADATA, read_metadata
 from export.onnx_file import Exported, dynamic_shapes, example_image
 from export.sessions.protocol import Array, OneImage, TensorSpec
-
-_METADATA = "bmtas.json"
 
 
 def write_program(
@@ -40,7 +38,7 @@ def write_program(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(wrapped, (example_image(interface, size),), dynamic_shapes=named)
-            torch.export.save(program, path, extra_files={_METADATA: json.dumps(entries)})
+            torch.export.save(program, path, extra_files={PROGRAM_METADATA: json.dumps(entries)})
     except OSError:
         raise
     except Exception as error:  # tracing raises errors of many classes
@@ -52,17 +50,17 @@ class ProgramSession(OneImage):
 
     def __init__(self, path: Path) -> None:
         """Load `path`. Raises UsageError if it is no exported program of ours."""
-        extra = {_METADATA: ""}
+        extra = {PROGRAM_METADATA: ""}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 loaded = torch.export.load(path, extra_files=extra)
         except Exception as error:  # noqa: BLE001 -- the loader raises errors of many classes
             raise UsageError(f"{path} cannot be loaded by torch.export: {error}") from None
-        if not extra[_METADATA]:
-            raise UsageError(f"{path} was not written by `bmtas export`: it holds no {_METADATA}")
+        if not extra[PROGRAM_METADATA]:
+            raise UsageError(f"{path} was not written by `bmtas export`: it holds no {PROGRAM_METADATA}")
         self._path = path
-        self._entries: dict[str, str] = json.loads(extra[_METADATA])
+        self._entries: dict[str, str] = json.loads(extra[PROGRAM_METADATA])
         self._module = loaded.module()
         told = self.metadata()
         self.runtime, self.provider = f"torch.export {torch.__version__}", "cpu"

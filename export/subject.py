@@ -81,6 +81,12 @@ class Subject:
             for other in ((height + 32, width + 64), (max(height // 2, 32), max(width // 2, 32))):
                 yield from (self.interface.feed(image) for image in self._images("val", 2, other))
 
+    def feed_count(self, count: int) -> int:
+        """Return how many `feeds` yields."""
+        total = len(self.dataset.ids("val"))
+        sizes = 2 * min(2, total) if "size" in self.interface.dynamic else 0
+        return min(count, total) + ("batch" in self.interface.dynamic) + sizes
+
     def calibration(self, source: int | Path) -> Iterator[Array]:
         """Yield training images, or the pictures in a folder, as the exported network takes them.
 

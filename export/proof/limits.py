@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from bmtas.errors import UsageError, nearest
 from bmtas.tasks import Task, TaskKind
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+from export.formats import require_precision
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def limits_for(
     `overrides` gives limits in the tasks' units: by `task` in every precision, by `precision:task` in that one, which goes first.
     Raises UsageError for an unknown precision or task, or a number that cannot be a limit, also where it is of another precision.
     """
-    _require_precision(precision)
+    require_precision(precision)
     changed, angle, relative, f_measure = _UNITS[precision]
     by_kind = {
         TaskKind.SEGMENTATION: changed,
@@ -77,7 +76,7 @@ def limits_for(
         only, _, name = key.rpartition(":")
         name, _, what = name.partition(".")
         if only:
-            _require_precision(only)
+            require_precision(only)
         if name not in limits:
             raise UsageError(f"a limit is given for the task {name!r}; {nearest(name, limits)}")
         _require_limit(value, f"task {name!r}")
@@ -88,11 +87,6 @@ def limits_for(
         if only in ("", precision):
             limits[name] = replace(limits[name], **{what or "unit": value})
     return limits
-
-
-def _require_precision(name: str) -> None:
-    if name not in PRECISIONS:
-        raise UsageError(f"unknown precision {name!r}; {nearest(name, PRECISIONS)}")
 
 
 def _require_limit(number: float, of: str) -> None:
@@ -116,7 +110,7 @@ def parse_tolerances(texts: Sequence[str]) -> tuple[float | None, dict[str, floa
         if bool(name) != bool(equals) or bool(only) != bool(colon):
             raise _no_tolerance(text)
         if colon:
-            _require_precision(only)
+            require_precision(only)
         if equals:
             overrides[f"{only}{colon}{name}"] = value
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,14 +63,14 @@ class Session(Protocol):
         """Return what `bmtas export` wrote into the file or beside it; empty for a file of other origin."""
 
 
-class OneImage:
+class OneImage(ABC):
     """Calling a session that has one input."""
 
     inputs: dict[str, TensorSpec]
 
+    @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name; what a runtime does itself."""
-        raise NotImplementedError
 
     def __call__(self, image: Array) -> dict[str, Array]:
         """Return all outputs by name for `image`. Raises UsageError where there are several inputs."""

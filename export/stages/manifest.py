@@ -5,7 +5,6 @@ Needs neither torch nor onnx.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bmtas.errors import UsageError, nearest
-from bmtas.files import first_problem, read_json
+from bmtas.files import file_hash, first_problem, read_json
 from export.sessions.protocol import TensorSpec
 
 MANIFEST = "manifest.json"
@@ -160,12 +159,3 @@ def verified(folder: Path, stage: StageEntry) -> Path:
             "split; copy the whole folder again, or split the network again"
         )
     return path
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from bmtas.errors import UsageError
 from bmtas.extras import require
-from bmtas.files import atomic_folder, atomic_path, write_json
+from bmtas.files import atomic_folder, atomic_path, file_hash, write_json
 from export.metadata import read_metadata
 from export.sessions.protocol import TensorSpec
 from export.stages.cut import Stage, split_at_branches
-from export.stages.manifest import IMAGE, MANIFEST, SCHEMA_VERSION, Manifest, check_wiring, file_hash
+from export.stages.manifest import IMAGE, MANIFEST, SCHEMA_VERSION, Manifest, check_wiring
 from export.stages.values import spec
 
 if TYPE_CHECKING:

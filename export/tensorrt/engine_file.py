@@ -7,14 +7,15 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from bmtas.errors import BuildError, UsageError, nearest
+from bmtas.errors import BuildError, UsageError
 from bmtas.extras import own_version
 from bmtas.files import atomic_path
 from bmtas.progress import Progress
 from export.artefacts import digest
+from export.formats import require_precision
 from export.onnx_metadata import onnx_metadata
 from export.proof.compare import compare, require_parity
-from export.proof.limits import ENGINE_SCALED, PRECISIONS, Limit, limits_for
+from export.proof.limits import ENGINE_SCALED, Limit, limits_for
 from export.proof.references import References
 from export.sessions.protocol import TensorSpec
 from export.tensorrt import cuda, sidecar
@@ -40,8 +41,7 @@ def engine_limits(
 
 def check_asked(precision: str, options: EngineOptions) -> None:
     """Raise UsageError for a precision that is none, or that the options contradict."""
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; {nearest(precision, PRECISIONS)}")
+    require_precision(precision)
     if precision == "fp32" and options.tf32:
         raise UsageError("TF32 rounds factors to 10 bits, which is not fp32; leave --tf32 out, or build fp16")
 
