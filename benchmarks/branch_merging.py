@@ -24,8 +24,8 @@ from bmtas.architecture import Architecture
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
 from bmtas.profile import generic_tasks
-from export.bench import device
 from export.interface import Interface
+from export.machine.identity import identify
 from export.merging.choose import choose, in_turn, require_equal
 from export.merging.merge import merge
 from export.merging.sites import sites
@@ -102,9 +102,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    about = device()
     print(
-        f"{date.today()}, {about['cpu']}, {about['cpus']} CPUs, load {os.getloadavg()[0]:.1f}; ONNX Runtime {runtime_version()}, "
+        f"{date.today()}, {identify().title}, load {os.getloadavg()[0]:.1f}; ONNX Runtime {runtime_version()}, "
         f"{arguments.threads} threads, {arguments.rounds} rounds"
     )
     for backbone in arguments.backbones:

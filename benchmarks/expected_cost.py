@@ -25,8 +25,9 @@ import torch
 
 from costs.expected import expected_groups
 from costs.lattice import lattice_of
+from costs.parts import LayerCost
 from costs.published import published_layer_costs
-from costs.table import CostTable, LayerCost
+from costs.table import CostTable
 from costs.units import Resource
 
 LAYERS = 18

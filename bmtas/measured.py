@@ -10,7 +10,7 @@ from typing import Any
 from bmtas.config import Method, RunConfig
 from bmtas.errors import UsageError
 from bmtas.runs import FOUND, INHERITED, SEPARATE, SHARED, Run
-from bmtas.summary import network_costs, network_latency
+from bmtas.summary import network_costs, network_latency, read_bench
 from bmtas.tasks import Task
 
 _SHORT = 40
@@ -92,7 +92,7 @@ def _short(value: Any) -> str:
 
 def measured_networks(run: Run, config: RunConfig) -> list[tuple[Measured, dict[str, Any]]]:
     """Return the measured networks of a run, each with the content of its `metrics.json`."""
-    bench = run.read_result(run.path / "bench.json")
+    bench = read_bench(run)
     result = []
     for name in run.trained():
         content = run.read_result(run.network(name) / "metrics.json")
@@ -194,16 +194,31 @@ def latencies_of_one_device(runs: Sequence[Run], measured: Sequence[Measured]) -
     """Return the networks without their latencies, and a note, if these were not all measured in the same way."""
     ways: dict[str, list[str]] = {}
     for run in runs:
-        bench = run.read_result(run.path / "bench.json")
+        bench = read_bench(run)
         if bench is not None:
             providers = sorted({r["provider"] for r in bench["results"] if r["runtime"].startswith("onnxruntime")})
-            way = {"device": bench.get("device"), "threads": bench.get("threads"), "providers": providers}
+            way = {"device": _device(bench), "threads": _threads(bench), "providers": providers, "fps": _pace(bench)}
             ways.setdefault(json.dumps(way, sort_keys=True), []).append(run.name)
     if len(ways) < 2:
         return list(measured), []
     said = " and ".join(", ".join(names) for names in ways.values())
     note = f"latencies of {said} come from different devices, providers or numbers of threads and are left out"
     return [replace(network, latency_ms=None) for network in measured], [note]
+
+
+def _device(bench: dict[str, Any]) -> Any:
+    """Return what of the device decides about latencies: not its Python, its kernel or what could not be read."""
+    device = bench.get("device")
+    unimportant = ("system", "container", "unavailable")
+    return {k: v for k, v in device.items() if k not in unimportant} if isinstance(device, dict) else device
+
+
+def _threads(bench: dict[str, Any]) -> Any:
+    return bench.get("settings", {}).get("threads", bench.get("threads"))
+
+
+def _pace(bench: dict[str, Any]) -> Any:
+    return bench.get("settings", {}).get("fps")
 
 
 def check_metrics(contents: Sequence[tuple[Measured, dict[str, Any]]]) -> None:

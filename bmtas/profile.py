@@ -20,7 +20,8 @@ from bmtas.networks.backbone import Backbone
 from bmtas.networks.heads import build_head
 from bmtas.networks.network import GraphNetwork
 from bmtas.tasks import Task, TaskKind
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource
 
 

@@ -6,9 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from bmtas.files import read_json
 from bmtas.runs import FOUND, INHERITED, SEPARATE, SHARED, Run
 from bmtas.tables import architecture_costs
 from bmtas.tasks import Task
+
+BENCH_SCHEMA = 2
+"""Version of the `bench.json` that this version of bmtas writes; those of version 1 are read, too."""
 
 
 def delta_m(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: tuple[Task, ...]) -> float | None:
@@ -41,7 +45,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
     if INHERITED in run.trained():
         names.insert(names.index(FOUND) + 1, INHERITED)
     baseline = run.read_result(run.network(SEPARATE) / "metrics.json")
-    bench = run.read_result(run.path / "bench.json")
+    bench = read_bench(run)
     networks = {}
     for name in names:
         metrics = run.read_result(run.network(name) / "metrics.json")
@@ -85,11 +89,32 @@ def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def read_bench(run: Run) -> dict[str, Any] | None:
+    """Return what `bmtas bench` wrote into a run's folder, None if it was not measured. Raises UsageError on a newer schema."""
+    path = run.path / "bench.json"
+    return read_json(path, BENCH_SCHEMA) if path.exists() else None
+
+
 def network_latency(bench: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
-    """Return what `bench.json` says of a network in ONNX Runtime, None where it was not measured."""
+    """Return what `bench.json` says of a network in ONNX Runtime, None where it was not measured.
+
+    `low_ms` to `high_ms` is where the median lies; a file of schema 1 does not tell that, and there both are None.
+    """
     if bench is None:
         return None
     for result in bench["results"]:
         if result["network"] == name and result["runtime"].startswith("onnxruntime"):
-            return {key: result[key] for key in ("runtime", "provider", "samples", "median_ms", "p90_ms", "spread")}
+            where = {key: result[key] for key in ("runtime", "provider")}
+            return where | (_latency(result["compute"]) if "compute" in result else _first_schema(result))
     return None
+
+
+def _latency(sample: dict[str, Any]) -> dict[str, Any]:
+    told = {key: sample[key] for key in ("samples", "median_ms", "low_ms", "high_ms", "spread", "stable")}
+    return told | {"p90_ms": sample["percentiles"].get("p90", {}).get("value_ms")}
+
+
+def _first_schema(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the same of a file of schema 1, whose sample has no interval and was called stable by another rule."""
+    told = {key: result[key] for key in ("samples", "median_ms", "spread", "p90_ms")}
+    return told | {"low_ms": None, "high_ms": None, "stable": None}

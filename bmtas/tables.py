@@ -15,8 +15,8 @@ from costs.units import Resource
 
 
 def column_label(resource: Resource) -> str:
-    """Return what `resource` is called in views. Latency is never counted here: it is what a table of the user's says."""
-    return f"{resource.label} (own table)" if resource is Resource.LATENCY_MS else resource.label
+    """Return what `resource` is called in views. Latency and energy are never counted here: a table given by the user says them."""
+    return f"{resource.label} (table)" if resource in (Resource.LATENCY_MS, Resource.ENERGY_MJ) else resource.label
 
 
 def table_json(table: CostTable, **views: Any) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmtas.checkpoint import has_checkpoint
+from bmtas.closing import Meter, Settled, settle
 from bmtas.config import Method, RunConfig
 from bmtas.data.batches import Loader
 from bmtas.data.check import check_labels
 from bmtas.device import pick_device
 from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
-from bmtas.files import write_json
-from bmtas.methods.finder import Finder, Found, choose_finder
+from bmtas.files import write_json, write_text
+from bmtas.methods.finder import Finder, choose_finder
 from bmtas.networks.network import build_network
 from bmtas.parallel import How
 from bmtas.pictures import prediction_sheet
@@ -30,11 +31,13 @@ _SHORT = 60
 """So many characters of two values are worth telling."""
 
 
-def run_search(plan: Plan, root: Path, progress: Progress, how: How, *, new: bool = False) -> Run:
+def run_search(
+    plan: Plan, root: Path, progress: Progress, how: How, *, new: bool = False, meter: Meter | None = None
+) -> Run:
     """Find an architecture within the budgets, check the network that would be built, and write it into the run folder.
 
     Goes on with an unfinished run of the same configuration, unless `new`. Whatever can be found missing or wrong is
-    found before a run folder is made.
+    found before a run folder is made. With a `meter` the network found is measured first, and is within the budgets as measured.
     """
     finder = choose_finder(plan, how)
     run, begun = how.parallel.decided(lambda: _continued(plan, root, progress, new=new))
@@ -43,8 +46,8 @@ def run_search(plan: Plan, root: Path, progress: Progress, how: How, *, new: boo
         run = how.parallel.decided(lambda: create_run(root, _label(plan), plan.config, plan.table))
     others = f", {how.parallel.size} processes" if how.parallel.size > 1 else ""
     progress.note(f"run folder: {run.path}; device: {how.parallel.device}{others}")
-    found = finder.find(run, progress)
-    how.parallel.decided(lambda: _hand_over(run, plan, finder, found, progress))
+    finder.learn(run, progress)
+    how.parallel.decided(lambda: _hand_over(run, plan, finder, meter, progress))
     return run
 
 
@@ -66,12 +69,18 @@ def _continued(plan: Plan, root: Path, progress: Progress, *, new: bool) -> tupl
     return run, begun
 
 
-def _hand_over(run: Run, plan: Plan, finder: Finder, found: Found, progress: Progress) -> None:
+def _hand_over(run: Run, plan: Plan, finder: Finder, meter: Meter | None, progress: Progress) -> None:
     """Write what was found, and draw it."""
-    _write_found(run, plan, found)
+    if meter is None:
+        settled = Settled(finder.derive(plan.table), plan.table, {}, [])
+    else:
+        settled = settle(finder.derive, plan.table, plan.budgets, meter, progress)
+    if settled.table != run.table():  # corrected, or with a margin
+        write_text(run.path / "table.json", settled.table.to_json())
+    _write_found(run, plan, settled)
     try:
-        finder.draw(run, found)
-        draw_tree(run.architecture(FOUND), plan.table, run.search_folder / "tree.png")
+        finder.draw(run, settled.found)
+        draw_tree(run.architecture(FOUND), settled.table, run.search_folder / "tree.png")
     except (EnvironmentProblem, OSError, ValueError) as error:
         # The architecture is there, and a search is too long to fail over a picture.
         progress.note(f"no pictures: {error}")
@@ -105,13 +114,16 @@ def _differences(one: RunConfig, other: RunConfig) -> str:
     return ", ".join(told)
 
 
-def _write_found(run: Run, plan: Plan, found: Found) -> None:
+def _write_found(run: Run, plan: Plan, settled: Settled) -> None:
     """Prove on the built network that it is within the budgets, and write `architecture.json`.
 
-    Its `costs` are those of the table, in which the budgets are kept; `measured` is what the built network takes.
+    Its `costs` are those of the table, in which the budgets are kept; `measured` is what the built network takes, and `trials` are
+    the networks that were measured on the device until one was within the budgets.
     """
+    found = settled.found
     network = build_network(found.architecture, plan.config.task_list())
-    stated, measured = prove_costs(network, found.architecture, plan.table, plan.budgets)
+    stated, measured = prove_costs(network, found.architecture, settled.table, plan.budgets)
+    measured |= {resource: reading.median for resource, reading in settled.measured.items()}
     write_json(
         run.architecture_path,
         {
@@ -119,6 +131,7 @@ def _write_found(run: Run, plan: Plan, found: Found) -> None:
             "costs": {resource.value: value for resource, value in stated.items()},
             "measured": {resource.value: value for resource, value in measured.items()},
             **found.details,
+            **({"trials": settled.trials} if settled.trials else {}),
         },
     )
 

@@ -18,10 +18,11 @@ from cli.build import build_command
 from cli.check import check_command
 from cli.compare import compare_command
 from cli.data import data_app
+from cli.doctor import doctor_command
 from cli.evaluate import evaluate_command
 from cli.export import export_command
 from cli.predict import predict_command
-from cli.profile import profile_command
+from cli.profile import profile_app
 from cli.search import search_command
 from cli.show import show_command
 from cli.train import train_command
@@ -34,7 +35,7 @@ app = typer.Typer(
     help="Find, train, export and measure multi-task networks under a resource budget.",
     epilog="A first run needs no data: bmtas search --budget 9GMAdds, then bmtas train, bmtas export, bmtas bench, bmtas show.",
 )
-app.command("profile")(profile_command)
+app.add_typer(profile_app)
 app.command("search")(search_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
@@ -45,6 +46,7 @@ app.command("predict")(predict_command)
 app.command("bench")(bench_command)
 app.command("show")(show_command)
 app.command("compare")(compare_command)
+app.command("doctor")(doctor_command)
 app.add_typer(data_app)
 
 

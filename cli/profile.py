@@ -7,9 +7,49 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cli.options import Json
+from bmtas.errors import UsageError
+from cli.groups import DefaultGroup
+from cli.options import Json, Quiet
+from cli.profile_kit import (
+    PASSES,
+    Asked,
+    Energy,
+    How,
+    OptionalPasses,
+    OptionalPrecisions,
+    OptionalProvider,
+    OptionalRuntime,
+    OptionalThreads,
+    measure_here,
+    prepare_command,
+    run_command,
+    show_command,
+)
 
 
+class ProfileGroup(DefaultGroup):
+    """`bmtas profile` itself counts; its other commands measure."""
+
+    DEFAULT = "count"
+
+
+profile_app = typer.Typer(
+    cls=ProfileGroup,
+    name="profile",
+    help="What each layer costs: counted, or measured on a device (--latency; prepare, run, show).",
+)
+
+
+profile_app.command("prepare")(prepare_command)
+profile_app.command("run")(run_command)
+profile_app.command("show")(show_command)
+
+
+@profile_app.command(
+    ProfileGroup.DEFAULT,
+    hidden=True,
+    epilog="A table for another device: bmtas profile prepare KIT here, bmtas profile run KIT there; bmtas profile show TABLE shows one.",
+)
 def profile_command(
     backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet50, or tiny (for checks).")] = "mobilenet_v2",
     tasks: Annotated[
@@ -38,13 +78,50 @@ def profile_command(
         Optional[Path],  # noqa: UP045 -- typer reads it on 3.10
         typer.Option(help="Draw what --tasks-count expects per layer into this file (.png)."),
     ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure the latency per layer and number of groups on this machine, too.")
+    ] = False,
+    kit: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="With --latency: folder for what is measured, with which the same command goes on; latency-kit if left out."
+        ),
+    ] = None,
+    precision: OptionalPrecisions = None,
+    runtime: OptionalRuntime = None,
+    provider: OptionalProvider = None,
+    threads: OptionalThreads = None,
+    passes: OptionalPasses = None,
+    energy: Energy = False,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Count multiply-adds, parameters and peak memory per layer, and of all-shared and separate networks.
 
     Example: bmtas profile --backbone resnet50 --tasks pascal-context --size 512x512
     """
-    from bmtas.errors import UsageError
+    given: dict[str, object] = {"kit": kit, "precision": precision, "runtime": runtime, "provider": provider, "threads": threads}
+    given |= {"passes": passes, "energy": energy or None}
+    if latency:
+        if tasks_count is not None:
+            raise UsageError(
+                "--tasks-count makes up its tasks, and --latency measures networks of real ones; leave one out"
+            )
+        asked = Asked(
+            data or tasks or "pascal-context",
+            tasks if data is not None else None,
+            backbone,
+            size,
+            precision or "fp32",
+            runtime or "onnxruntime",
+        )
+        how = How(provider or "cpu", threads or "0", passes or PASSES, energy)
+        measure_here(kit, asked, how, picture, json, quiet=quiet)
+        return
+    if useless := [f"--{name}" for name, value in given.items() if value is not None]:
+        raise UsageError(
+            f"{', '.join(useless)}: means nothing without --latency, which measures; add it, or leave that out"
+        )
     from bmtas.networks.backbone import get_backbone
     from bmtas.profile import build_table
     from bmtas.tables import table_json
@@ -61,7 +138,7 @@ def profile_command(
     if picture is not None:
         raise UsageError("--picture draws what --tasks-count computes, which is not given; give both, or neither")
     names = [name.strip() for name in tasks.split(",")] if tasks and data is not None else None
-    chosen, own_size = _tasks_and_size(data or tasks or "pascal-context", names)
+    chosen, own_size = tasks_and_size(data or tasks or "pascal-context", names)
     table = build_table(get_backbone(backbone), chosen, parse_size(size, "--size") or own_size)
     if json is not None:
         emit_json(table_json(table), json)
@@ -108,10 +185,10 @@ def _print_range(table: Any) -> None:
     out().print(f"budgets that a search for {count} can meet: {', or '.join(ranges)}", soft_wrap=True)
 
 
-def _tasks_and_size(spec: str, names: list[str] | None) -> tuple[Any, tuple[int, int]]:
+def tasks_and_size(spec: str, names: list[str] | None) -> tuple[Any, tuple[int, int]]:
     """Return the tasks of a task set or of data, those called `names` or else all, and the size to count at."""
     from bmtas.data.source import NAMES, open_with_tasks
-    from bmtas.errors import UsageError, nearest
+    from bmtas.errors import nearest
     from bmtas.tasks import TASK_SETS, select_tasks
 
     if spec in TASK_SETS:

@@ -13,7 +13,7 @@ from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs
 def search_command(
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="9GMAdds, 4.5MParams or 64MiB, or a unit of --table; may be given once per resource."),
+        typer.Option(help="9GMAdds, 4.5MParams or 64MiB, or with --costs 12ms or 40mJ; may be given once per resource."),
     ] = None,
     data: Annotated[
         str,
@@ -44,8 +44,10 @@ def search_command(
     table: Annotated[
         Optional[Path],  # noqa: UP045 -- typer reads it on 3.10
         typer.Option(
-            help="A cost table of your own, as JSON of the form of `bmtas profile --json`; its resources (latency in ms, "
-            "say) are added to the counted ones."
+            "--costs",
+            "--table",
+            help="A cost table that was measured (`bmtas profile --latency`) or is your own, as JSON; its resources (latency in "
+            "ms, say) are added to the counted ones.",
         ),
     ] = None,
     preset: Annotated[str, typer.Option(help="quick (minutes on 2 cores), standard (for a GPU), paper.")] = "quick",
@@ -136,6 +138,7 @@ def search_command(
     from bmtas.workflow import run_search
     from cli.console import ShownProgress, emit_json, out, parse_size
     from cli.show import render_run
+    from export.latency.meter import metered
 
     if preset not in [p.value for p in Preset]:
         raise UsageError(f"unknown preset {preset!r}; {nearest(preset, [p.value for p in Preset])}")
@@ -189,13 +192,14 @@ def search_command(
         plan = plan_search(request)
         for note in plan.notes:
             progress.note(note)
+        kept = metered(plan, progress)
         if dry_run:
             if speaks():
                 check_labels(plan.dataset, plan.config.task_list(), progress)
                 _describe(plan, json)
             return
         how = How(join_processes(device), compile=compiled, tensorboard=tensorboard)
-        run = run_search(plan, runs, progress, how, new=new)
+        run = run_search(kept.plan, runs, progress, how, new=new, meter=kept.meter)
         how.parallel.leave()
     if not speaks():
         return

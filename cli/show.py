@@ -82,7 +82,7 @@ def render_run(run: Any, console: Any) -> None:
         console.print(
             f"found {format_quantity(costs[r.value], r)}; all shared {format_quantity(table.shared_total(r), r)}, "
             f"separate networks {format_quantity(table.separate_total(r), r)}"
-            + ("" if column_label(r) == r.label else " (own table)")
+            + ("" if column_label(r) == r.label else " (table)")
         )
     if config.method is not Method.BRANCHED:
         console.print(f"method: {config.method.value}, no search{_how(run)}", markup=False, soft_wrap=True)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from costs.forms import expected_from_groupings, partition_costs
     from costs.groupings import grouping_probabilities
     from costs.partitions import Grouping
+    from costs.parts import FixedCost, LayerCost
     from costs.reach import budget_range, check_budgets
-    from costs.table import CostTable, FixedCost, LayerCost
+    from costs.table import CostTable
     from costs.units import Budget, Resource, format_quantity, parse_budget
 
 __all__ = [
@@ -58,7 +59,8 @@ __all__ = [
 _HOMES = {
     "errors": ("CostError", "BudgetBelowReach"),
     "units": ("Resource", "Budget", "parse_budget", "format_quantity"),
-    "table": ("CostTable", "LayerCost", "FixedCost"),
+    "parts": ("LayerCost", "FixedCost"),
+    "table": ("CostTable",),
     "expected": ("sharing_probabilities", "expected_groups", "expected_cost", "expected_layer_costs"),
     "forms": ("expected_from_groupings", "partition_costs"),
     "groupings": ("grouping_probabilities",),

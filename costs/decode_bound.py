@@ -18,8 +18,9 @@ from costs.decode_path import PathDecoder
 from costs.decode_tree import TreeDecoder
 from costs.decoders import choose_decoder
 from costs.lines import costs_by_count
+from costs.parts import FixedCost, LayerCost
 from costs.splits import COMPLETE_TASKS, Floats
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Dependence, Resource
 
 _ROUNDING = 1e-9

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from costs.errors import CostError
-from costs.table import CostTable, FixedCost
+from costs.parts import FixedCost
+from costs.table import CostTable
 from costs.units import Resource
 
 
@@ -38,6 +39,7 @@ def join_tables(table: CostTable, other: CostTable, where: str) -> CostTable:
         for own, theirs in zip(table.layers, other.layers, strict=True)
     ]
     fields["fixed"] = [part.model_copy(update={"cost": {**fixed[part.name], **part.cost}}) for part in table.fixed]
+    fields["measured"] = {**other.measured, **table.measured}
     fields["provenance"] = {**table.provenance, **{f"joined {k}": v for k, v in other.provenance.items()}}
     return CostTable(**fields)
 

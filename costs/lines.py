@@ -8,8 +8,9 @@ import numpy as np
 
 from costs.forms import partition_costs
 from costs.lattice import lattice_of
+from costs.parts import FixedCost, LayerCost
 from costs.splits import Floats
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource
 
 

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -21,12 +19,11 @@ from pydantic import (
 
 from costs.errors import CostError
 from costs.exact_sums import exact_multiple, exact_sum
+from costs.measurement import Measurements
 from costs.partitions import Partition, partition_of, partitions_up_to, read_key
+from costs.parts import FixedCost, Frozen, LayerCost
 from costs.table_json import SCHEMA_VERSION, check_groupings, explain, read_fields
 from costs.units import Dependence, Resource, as_resource
-
-Cost = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-"""A cost in the base unit of its resource: finite and not negative."""
 
 Size = Annotated[int, Field(gt=0, strict=True)]
 
@@ -37,49 +34,7 @@ MOST_PARTITION_TASKS: Final = 10
 _FIELDS: Final = {"groups_proportional": "per_group", "group_count": "per_count", "partition": "per_partition"}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LayerCost(_Frozen):
-    """One searchable layer; each resource is stated in the field that its dependence asks for, in base units.
-
-    Attributes:
-        per_group: `groups_proportional`: what every group of tasks alive in the layer costs.
-        per_count: `group_count`: T numbers, what the layer costs with 1, 2, ..., T groups alive.
-        per_partition: `partition`: what the layer costs under each grouping of the tasks, all Bell(T) of them, by
-            names as in `semseg+parts|edge`.
-    """
-
-    name: str
-    per_group: dict[Resource, Cost] = {}
-    per_count: dict[Resource, list[Cost]] = {}
-    per_partition: dict[Resource, dict[str, Cost]] = {}
-
-    @model_serializer(mode="wrap")
-    def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A table of proportional costs is written as before there were others, and earlier versions read it.
-        written: dict[str, Any] = handler(self)
-        empty = [field for field in ("per_count", "per_partition") if not written[field]]
-        if not written["per_group"] and len(empty) < 2:
-            empty.append("per_group")
-        return {key: value for key, value in written.items() if key not in empty}
-
-
-class FixedCost(_Frozen):
-    """A part that is not searched: the stem or a head; `cost` is what one copy of it costs, in base units.
-
-    The stem is `shared`: a branched network holds one copy, separate networks one per task in `tasks` (all
-    tasks of the table if `tasks` is empty). A head is not shared and belongs to exactly one task.
-    """
-
-    name: str
-    shared: bool
-    tasks: list[str]
-    cost: dict[Resource, Cost]
-
-
-class CostTable(_Frozen):
+class CostTable(Frozen):
     """What each part of one backbone costs at one input size (height, width) and batch, for T tasks and L
     layers.
 
@@ -88,6 +43,8 @@ class CostTable(_Frozen):
     (`group_count`: latency), or the grouping itself (`partition`, up to ten tasks). The right formula follows from the
     table and not from the caller. Costs add up over layers and fixed parts, but for peaks (`Resource.is_peak`), of
     which the network has the greatest.
+
+    `measured` says of resources that were measured on a device how that was done.
 
     Building one directly raises pydantic's ValidationError where a rule is broken; `from_json` raises
     CostError.
@@ -102,6 +59,12 @@ class CostTable(_Frozen):
     layers: Annotated[list[LayerCost], Field(min_length=1)]
     fixed: list[FixedCost]
     provenance: dict[str, str]
+    measured: Measurements = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_measurements_where_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)  # a counted table is written as before, and earlier versions read it
+        return {key: value for key, value in written.items() if key != "measured" or value}
 
     @model_validator(mode="after")
     def _check_names(self) -> CostTable:
@@ -137,6 +100,10 @@ class CostTable(_Frozen):
         if isinstance(self.depends_on, dict) and set(self.depends_on) != expected:
             raise ValueError(
                 f"depends_on speaks of {_names(self.depends_on)}, the layers state {_names(expected)}; both name the same"
+            )
+        if not set(self.measured) <= expected:
+            raise ValueError(
+                f"measured speaks of {_names(self.measured)}, but the layers state {_names(expected)} alone"
             )
         for resource, layer in itertools.product(self.resources(), self.layers):
             self._check_layer(resource, layer)
@@ -361,8 +328,12 @@ class CostTable(_Frozen):
         """Return `resource`, also where it is given by its key, if the table knows it; else raise CostError."""
         resource = as_resource(resource)
         if resource not in _stated(self.layers[0]):
-            measured = resource in (Resource.LATENCY_MS, Resource.PEAK_MEMORY_MIB)
-            remedy = "; give `bmtas search` a --table that does, or a budget in one of those" if measured else ""
+            counted = resource in (Resource.MADDS, Resource.PARAMS)
+            remedy = (
+                "" if counted else "; give `bmtas search` --costs with a table that does, or a budget in one of those"
+            )
+            if resource in (Resource.LATENCY_MS, Resource.ENERGY_MJ):
+                remedy += ". `bmtas profile --latency` measures one"
             raise CostError(
                 f"the cost table of {self.backbone} knows {_names(self.resources())}, not {resource}{remedy}"
             )

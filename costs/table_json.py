@@ -15,7 +15,7 @@ from costs.units import Dependence, Resource
 SCHEMA_VERSION: Final = 1
 """The one version of the JSON form that this code reads and writes."""
 
-_VIEWS: Final = ("totals", "by_tasks", "expectation")
+_VIEWS: Final = ("totals", "by_tasks", "expectation", "networks")
 """What `bmtas profile --json` writes beside the table. It follows from the table, so a reader passes it over."""
 _SHOWN: Final = 3
 """So many things of a kind are named in a message, then their number."""

@@ -25,6 +25,8 @@ class Resource(str, Enum):
     """Trainable parameters."""
     LATENCY_MS = "latency_ms"
     """Milliseconds for one pass."""
+    ENERGY_MJ = "energy_mj"
+    """Millijoules for one pass."""
     PEAK_MEMORY_MIB = "peak_memory_mib"
     """Mebibytes of activations alive at once, at the worst moment of one pass: a maximum over layers, not a sum."""
 
@@ -57,7 +59,7 @@ Dependence = Literal["groups_proportional", "group_count", "partition"]
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on one resource: `value` in the base unit (multiply-adds, parameters, ms, MiB), `text` as it was given."""
+    """A limit on one resource: `value` in the base unit (multiply-adds, parameters, ms, mJ, MiB), `text` as it was given."""
 
     resource: Resource
     value: float
@@ -72,17 +74,21 @@ _PREFIX_EXPONENTS: Final = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12}
 _PREFIX_OF: Final = {0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
 _WORD_UNITS: Final = {"madds": Resource.MADDS, "params": Resource.PARAMS}
 _TIME_EXPONENTS: Final = {"us": -3, "µs": -3, "μs": -3, "ms": 0, "s": 3}
+_ENERGY_EXPONENTS: Final = {"uJ": -3, "µJ": -3, "μJ": -3, "mJ": 0, "J": 3}
+"""The case of these matters: 1 MJ would be a million joules."""
 _MEMORY_POWERS: Final = {"kib": -1, "mib": 0, "gib": 1}
 _UNIT_NAMES: Final = {
     Resource.MADDS: "MAdds",
     Resource.PARAMS: "Params",
     Resource.LATENCY_MS: "ms",
+    Resource.ENERGY_MJ: "mJ",
     Resource.PEAK_MEMORY_MIB: "MiB",
 }
 _LABELS: Final = {
     Resource.MADDS: "MAdds",
     Resource.PARAMS: "Params",
     Resource.LATENCY_MS: "Latency",
+    Resource.ENERGY_MJ: "Energy",
     Resource.PEAK_MEMORY_MIB: "Peak memory",
 }
 _EXAMPLE: Final = "write for example 9GMAdds, 4.5MParams or 64MiB"
@@ -96,9 +102,9 @@ _QUANTITY: Final = re.compile(
 
 def parse_budget(text: str) -> Budget:
     """Read a budget: a decimal number, an optional SI prefix (k, M, G, T) and a unit (MAdds, Params), or a number
-    with ms, us or s (latency) or KiB, MiB or GiB (peak memory).
+    with ms, us or s (latency), uJ, mJ or J (energy), or KiB, MiB or GiB (peak memory).
 
-    Spaces around the unit and the case of the unit's letters do not matter; the case of the prefix does.
+    Spaces around the unit and the case of the unit's letters do not matter; the case of prefixes and of joules does.
     Raises CostError if the number is missing or not positive and finite, or the unit is missing or unknown.
     """
     if not isinstance(text, str):
@@ -135,6 +141,8 @@ def _read_unit(unit: str, text: str) -> tuple[Resource, int, float]:
     """Return the resource, and the power of ten and the factor to its base unit, of `unit` with its prefix."""
     if unit.lower() in _TIME_EXPONENTS:
         return Resource.LATENCY_MS, _TIME_EXPONENTS[unit.lower()], 1.0
+    if unit in _ENERGY_EXPONENTS:
+        return Resource.ENERGY_MJ, _ENERGY_EXPONENTS[unit], 1.0
     if unit.lower() in _MEMORY_POWERS:
         return Resource.PEAK_MEMORY_MIB, 0, 1024.0 ** _MEMORY_POWERS[unit.lower()]
     for name, resource in _WORD_UNITS.items():
@@ -161,7 +169,9 @@ def _hint(unit: str) -> str:
         return (
             " memory is given in KiB, MiB or GiB, powers of 1024 (MB means a million bytes to some and 2^20 to others);"
         )
-    return " known: MAdds, Params (with k, M, G or T before them), ms, us, s, KiB, MiB, GiB;"
+    if re.fullmatch(r"[ukm]?j(oules?)?", unit, re.IGNORECASE):
+        return " energy is given in uJ, mJ or J (case matters, MJ would be a million joules);"
+    return " known: MAdds, Params (with k, M, G or T before them), ms, us, s, uJ, mJ, J, KiB, MiB, GiB;"
 
 
 def format_quantity(value: float, resource: Resource, *, digits: int = 3, rounding: str = ROUND_HALF_EVEN) -> str:

@@ -1,4 +1,4 @@
-"""Runs a trained network in PyTorch eager for `bmtas bench`: one line in, one inference, one line with its time out."""
+"""Runs a network in PyTorch for `bmtas bench`: one line in, one inference, one line with its time out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +16,76 @@ from bmtas.device import pick_device
 from bmtas.errors import BmtasError
 from bmtas.runs import Run
 from bmtas.train import load_network
+from export.bench.phases import Phases
+from export.program import ProgramSession
+
+Answers = Iterator[dict[str, Any]]
 
 
-def serve(run: Run, network_name: str, device: str, threads: int) -> None:
+def serve(answers: Callable[[], Answers]) -> None:
     """Answer lines on standard input until it is closed; an expected failure is answered as `error`."""
     # The answers have standard output for themselves; what anybody else prints goes to standard error.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    told = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        for answer in _answers(run, network_name, device, threads):
-            answers.write(json.dumps(answer) + "\n")
+        for answer in answers():
+            told.write(json.dumps(answer) + "\n")
     except BmtasError as problem:
-        answers.write(json.dumps({"error": str(problem)}) + "\n")
+        told.write(json.dumps({"error": str(problem)}) + "\n")
 
 
-def _answers(run: Run, network_name: str, device: str, threads: int) -> Iterator[dict[str, Any]]:
-    """Yield what the worker is, then the time of one inference for each line on standard input."""
-    if threads:
-        torch.set_num_threads(threads)
+def network(run: Run, name: str, device: str, threads: int) -> Answers:
+    """Yield what a trained network in eager is, then the time of one inference for each line on standard input."""
+    _use(threads)
     config = run.config()
     target = pick_device(device)
-    network = load_network(config, run.architecture(network_name), run.require_trained(network_name)).to(target)
+    loaded = load_network(config, run.architecture(name), run.require_trained(name)).to(target)
     image = (torch.rand(1, 3, *config.deploy_size, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(target)
-    yield {"runtime": f"eager torch {torch.__version__}", "provider": device, "input_shape": list(image.shape)}
+    yield {
+        "runtime": f"eager torch {torch.__version__}",
+        "provider": device,
+        "input_shape": list(image.shape),
+        "tasks": [task.name for task in config.task_list()],
+        "unavailable": "measured for exported files alone",
+    }
     with torch.inference_mode():
         for _ in sys.stdin:
             start = time.perf_counter_ns()
-            network(image)
+            loaded(image)
             if target.type == "cuda":
                 torch.cuda.synchronize()
             yield {"ms": (time.perf_counter_ns() - start) / 1e6}
 
 
+def program(path: Path, threads: int, batch: int) -> Answers:
+    """Yield what an exported program is, then the times of one inference for each line on standard input."""
+    _use(threads)
+    session = ProgramSession(path)
+    metadata = session.metadata()
+    phases = Phases(lambda image, _: session(image), session.image_spec, metadata, batch or None)
+    yield {
+        "runtime": session.runtime,
+        "provider": session.provider,
+        "input_shape": list(phases.shape),
+        "precision": metadata.get("precision", "fp32"),
+        "tasks": session.outputs,
+        "costs": metadata.get("costs"),
+        "preprocessing": phases.preprocessing,
+        "postprocessing": phases.postprocessing,
+        "unavailable": phases.unavailable,
+    }
+    for _ in sys.stdin:
+        compute = phases()
+        yield {"ms": compute, "end_to_end_ms": phases.end_to_end_ms[-1] if phases.end_to_end_ms else None}
+
+
+def _use(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+
+
 if __name__ == "__main__":
-    serve(Run(Path(sys.argv[1])), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    if sys.argv[1] == "network":
+        serve(lambda: network(Run(Path(sys.argv[2])), sys.argv[3], sys.argv[4], int(sys.argv[5])))
+    else:
+        serve(lambda: program(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))

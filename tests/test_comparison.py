@@ -21,7 +21,8 @@ from bmtas.measured import alike_the_last
 from bmtas.plots_pareto import draw_pareto
 from bmtas.runs import Run, all_runs, create_run, measured_runs
 from bmtas.tasks import Task, TaskKind
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource
 
 TASKS = [

@@ -27,8 +27,9 @@ from bmtas.tasks import Task, TaskKind
 from cli.main import run as run_command
 from costs.errors import CostError
 from costs.expected import expected_cost, expected_groups, expected_layer_costs
+from costs.parts import FixedCost, LayerCost
 from costs.subsets import expected_groups_of
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource, parse_budget
 
 ROOT = Path(costs.__file__).parent.parent
@@ -265,7 +266,7 @@ def test_views_of_an_expectation_say_what_is_left_out(tasks: int, tmp_path: Path
     assert ("t0|t1|t2" in table) == (tasks == 3)
     assert ("probability of the grouping" in texts) == (tasks == 3)
     for text in (" ".join(table.split()), "\n".join(texts)):
-        assert ("Latency (own table): 11 tasks, and groupings are listed" in text) == (tasks == 11)
+        assert ("Latency (table): 11 tasks, and groupings are listed" in text) == (tasks == 11)
         assert ("groupings: 11 tasks" in text) == (tasks == 11)
 
 
@@ -312,7 +313,7 @@ def test_others_stand_in_the_legend_if_there_are_others(rest: float, shown: bool
     draw_expected(layer_with(0.7, 0.3 - rest), "toy", tmp_path / "expected.svg")
     texts = texts_of(tmp_path / "expected.svg")
     assert ("others" in texts) == shown
-    assert {"MAdds", "Latency (own table)"} <= set(texts)
+    assert {"MAdds", "Latency (table)"} <= set(texts)
     assert "madds" not in " ".join(texts)
 
 

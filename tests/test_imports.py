@@ -128,7 +128,13 @@ CONSUMERS = (
     *("export.sessions.files", "export.sessions.onnx", "export.sessions.openvino"),
     *("export.stages.manifest", "export.stages.runner", "export.stages.schedule"),
     *("export.tensorrt.kit", "export.tensorrt.preflight", "export.tensorrt.engine", "export.tensorrt.on_device"),
-    *("cli.bench", "cli.build", "cli.check", "cli.predict"),
+    *("export.machine.identity", "export.machine.sampler", "export.doctor.examine"),
+    *("export.latency.kit", "export.latency.measure", "export.latency.fit", "export.latency.visits"),
+    *(
+        f"export.bench.{name}"
+        for name in ("candidates", "compare", "gates", "layers", "marginal", "measure", "report", "tables")
+    ),
+    *("cli.bench", "cli.bench_view", "cli.build", "cli.check", "cli.doctor", "cli.predict"),
 )
 """What reads, checks, builds and runs exported files."""
 
@@ -136,7 +142,7 @@ CONSUMERS = (
 def test_what_a_device_needs_can_be_imported_without_torch() -> None:
     files = ("bmtas.architecture", "bmtas.tasks", "bmtas.graph", "bmtas.runs", "bmtas.summary", "bmtas.files")
     files += ("bmtas.expectation", "bmtas.plots", "bmtas.tables", "costs.join", "costs.subsets")
-    names = (*files, "costs.table", "costs.units", "export.bench", "export.stopwatch", *CONSUMERS)
+    names = (*files, "costs.table", "costs.units", "export.stopwatch", *CONSUMERS)
     modules = modules_of("\n".join(f"import {name}" for name in names))
     assert set(names) <= set(modules)
     assert "torch" not in modules
@@ -144,7 +150,7 @@ def test_what_a_device_needs_can_be_imported_without_torch() -> None:
 
 def test_what_uses_exported_files_can_be_imported_without_what_makes_them() -> None:
     rooms = [path for path in FILES["export"] if path.parent.name in ("proof", "tensorrt") and path.stem != "__init__"]
-    names = {"export.bench", "export.stopwatch", *CONSUMERS, *(f"export.{p.parent.name}.{p.stem}" for p in rooms)}
+    names = {"export.stopwatch", *CONSUMERS, *(f"export.{p.parent.name}.{p.stem}" for p in rooms)}
     modules = modules_of("\n".join(f"import {name}" for name in sorted(names)))
     assert names <= set(modules)
     heavy = {"torch", "torchvision", "onnx", "onnx_ir", "onnxruntime", "openvino", "tensorrt", "PIL", "scipy"}

@@ -9,7 +9,8 @@ import pytest
 
 from bmtas.architecture import Architecture
 from bmtas.plots_tree import draw_tree, layer_widths, row_order
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource
 
 TASKS = ("a", "b", "c", "d")

@@ -14,7 +14,8 @@ from bmtas.profile import build_table
 from bmtas.proof import measure_network, prove_costs
 from bmtas.tasks import Task, TaskKind
 from costs.join import join_tables
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource, parse_budget
 
 SIZE = (32, 64)

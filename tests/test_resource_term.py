@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from bmtas.config import PRESETS, Preset, SearchSettings
 from bmtas.resource_term import ResourceTerm
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Budget, Resource
 
 M, P = Resource.MADDS, Resource.PARAMS

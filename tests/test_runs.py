@@ -13,7 +13,8 @@ from bmtas.config import RunConfig
 from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.runs import all_runs, create_run, open_run
 from bmtas.tasks import Task, TaskKind
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource
 
 TABLE = CostTable(

@@ -26,7 +26,8 @@ from bmtas.resource_term import expected_in
 from bmtas.schedule import Schedule
 from bmtas.search import Search
 from bmtas.workflow import run_search
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource, parse_budget
 
 TASKS = ("semseg", "depth")

@@ -14,7 +14,8 @@ from bmtas.files import write_json
 from bmtas.runs import FOUND, SEPARATE, SHARED, Run, create_run
 from bmtas.summary import delta_m, network_costs, summarise_run
 from bmtas.tasks import TASK_SETS, Task, TaskKind
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource
 
 NAN = float("nan")
@@ -153,3 +154,18 @@ def test_latency_is_that_of_the_network_in_onnx_runtime(run: Run) -> None:
     networks = summarise_run(run)["networks"]
     assert networks[SHARED]["latency"]["median_ms"] == 2.0
     assert networks[SEPARATE]["latency"] is None
+
+
+def test_the_latency_of_today_s_bench_comes_with_its_interval(run: Run) -> None:
+    """A file of the second schema; one of the first, above, tells no interval, and says so."""
+    percentiles = {"p90": {"value_ms": 2.5, "bound_ms": 2.75, "needed": 64}}
+    sample = {"samples": 80, "median_ms": 2.0, "low_ms": 1.5, "high_ms": 2.25, "spread": 0.1, "stable": True}
+    result = {"network": SHARED, "runtime": "onnxruntime 1.31", "provider": "CPU"}
+    results = [{**result, "compute": {**sample, "percentiles": percentiles, "latencies_ms": [2.0]}}]
+    write_json(run.path / "bench.json", {"schema_version": 2, "results": results})
+    latency = summarise_run(run)["networks"][SHARED]["latency"]
+    assert latency == {"runtime": "onnxruntime 1.31", "provider": "CPU", **sample, "p90_ms": 2.5}
+    first = [{**result, "samples": 9, "median_ms": 3.0, "p90_ms": None, "spread": 0.2}]
+    write_json(run.path / "bench.json", {"schema_version": 1, "results": first})
+    latency = summarise_run(run)["networks"][SHARED]["latency"]
+    assert (latency["median_ms"], latency["low_ms"], latency["high_ms"], latency["stable"]) == (3.0, None, None, None)

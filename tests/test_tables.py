@@ -15,8 +15,9 @@ from bmtas.profile import build_table
 from bmtas.tables import digest, read_table, table_json
 from costs.errors import CostError
 from costs.join import join_tables
+from costs.parts import FixedCost, LayerCost
 from costs.reach import budget_range
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource, parse_budget
 
 TABLE = CostTable(

@@ -31,6 +31,7 @@ from bmtas.runs import SEPARATE, Run
 from bmtas.train import load_network
 from costs.least import groupings_of, least_architecture
 from costs.partitions import Grouping
+from costs.table import CostTable
 
 IMAGES = 100
 """Features of so many training images are compared, spread evenly over the split."""
@@ -52,23 +53,25 @@ class BmnFinder:
     def __init__(self, plan: Plan, how: How) -> None:
         """Take a plan. Raises CostError for more than eight tasks, before anything is trained."""
         self._plan, self._how = plan, how
+        self._affinities: Floats = np.empty((0, 0, 0))
         groupings_of(len(plan.config.tasks))
 
     def prepare(self, *, begun: bool) -> None:
         """Raise EnvironmentProblem where scipy is missing; training fetches its own weights."""
         require("scipy.stats", "host")
 
-    def find(self, run: Run, progress: Progress) -> Found:
-        """Train, or go on with it, compare the features, and take the least dissimilar architecture."""
+    def learn(self, run: Run, progress: Progress) -> None:
+        """Train, or go on with it, and compare the features."""
         said = train_network(run, SEPARATE, progress, self._how)
         if said:
             progress.note(said)
-        affinity = self._how.parallel.decided(lambda: self._affinity(run, progress))
-        penalties = grouping_penalties(1.0 - affinity)
-        least = least_architecture(penalties, self._plan.table, self._plan.budgets)
-        return Found(
-            named(self._plan, least.groupings), {"dissimilarity": least.penalty, "affinity": affinity.tolist()}
-        )
+        self._affinities = self._how.parallel.decided(lambda: self._affinity(run, progress))
+
+    def derive(self, table: CostTable) -> Found:
+        """Take the least dissimilar architecture."""
+        least = least_architecture(grouping_penalties(1.0 - self._affinities), table, self._plan.budgets)
+        details = {"dissimilarity": least.penalty, "affinity": self._affinities.tolist()}
+        return Found(named(self._plan, least.groupings), details)
 
     def draw(self, run: Run, found: Found) -> None:
         """Draw the affinities in the first, a middle and the last layer."""

@@ -19,6 +19,7 @@ from bmtas.progress import Progress
 from bmtas.runs import Run
 from bmtas.search import Search
 from costs.decode import argmax_architecture, best_architecture
+from costs.table import CostTable
 
 
 def build(plan: Plan, how: How) -> BranchedFinder:
@@ -34,16 +35,20 @@ class BranchedFinder:
         self._plan, self._how = plan, how
         self._search = Search(plan.config, plan.dataset, plan.table, plan.budgets, how)
         self._weights: Weights | None = None
+        self._probabilities = np.empty((0, 0, 0))
 
     def prepare(self, *, begun: bool) -> None:
         """Fetch the weights to begin from; what a checkpoint replaces anyway is not fetched again."""
         self._weights = None if begun else load_weights(self._plan.config.weights, self._search.backbone)
 
-    def find(self, run: Run, progress: Progress) -> Found:
-        """Search to the end, or go on with a search that was stopped, and decode."""
-        probabilities = self._search.run(run.search_folder, self._weights, progress)
-        self._how.parallel.decided(lambda: self._keep(run, probabilities))
-        groupings, details = _decode(self._plan, probabilities)
+    def learn(self, run: Run, progress: Progress) -> None:
+        """Search to the end, or go on with a search that was stopped."""
+        self._probabilities = self._search.run(run.search_folder, self._weights, progress)
+        self._how.parallel.decided(lambda: self._keep(run, self._probabilities))
+
+    def derive(self, table: CostTable) -> Found:
+        """Decode the probabilities."""
+        groupings, details = _decode(self._plan, table, self._probabilities)
         return Found(named(self._plan, groupings), details)
 
     def draw(self, run: Run, found: Found) -> None:
@@ -65,11 +70,11 @@ class BranchedFinder:
         )
 
 
-def _decode(plan: Plan, probabilities: np.ndarray) -> tuple[Any, dict[str, Any]]:
+def _decode(plan: Plan, table: CostTable, probabilities: np.ndarray) -> tuple[Any, dict[str, Any]]:
     """Return the architecture's groupings, and how it was found, as plain JSON values."""
     if plan.config.decode is Decode.ARGMAX:
         return argmax_architecture(probabilities), {"decode": Decode.ARGMAX.value}
-    decoded = best_architecture(probabilities, plan.table, plan.budgets)
+    decoded = best_architecture(probabilities, table, plan.budgets)
     return decoded.groupings, {
         "decode": Decode.BEST.value,
         "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,

@@ -65,19 +65,23 @@ class FafsFinder:
     def __init__(self, plan: Plan, how: How) -> None:
         """Take a plan."""
         self._plan, self._how = plan, how
+        self._affinities: Floats = np.empty((0, 0))
 
     def prepare(self, *, begun: bool) -> None:
         """Raise CostError where the costs tell of no share of a layer; training fetches its own weights."""
         layer_shares(self._plan.table, _first_resource(self._plan.table, self._plan.budgets))
 
-    def find(self, run: Run, progress: Progress) -> Found:
-        """Train, or go on with it, and group the tasks."""
+    def learn(self, run: Run, progress: Progress) -> None:
+        """Train, or go on with it, and compare the tasks."""
         said = train_network(run, SHARED, progress, self._how)
         if said:
             progress.note(said)
-        affinity = self._how.parallel.decided(lambda: self._affinity(run, progress))
-        tree, weight = budgeted_tree(affinity, self._plan.table, self._plan.budgets)
-        return Found(named(self._plan, tree), {"separation_weight": weight, "affinity": affinity.tolist()})
+        self._affinities = self._how.parallel.decided(lambda: self._affinity(run, progress))
+
+    def derive(self, table: CostTable) -> Found:
+        """Group the tasks."""
+        tree, weight = budgeted_tree(self._affinities, table, self._plan.budgets)
+        return Found(named(self._plan, tree), {"separation_weight": weight, "affinity": self._affinities.tolist()})
 
     def draw(self, run: Run, found: Found) -> None:
         """Draw the affinities."""

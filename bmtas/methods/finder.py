@@ -12,6 +12,7 @@ from bmtas.parallel import How
 from bmtas.planning import Plan
 from bmtas.progress import Progress
 from bmtas.runs import Run
+from costs.table import CostTable
 
 _FIXED = (Method.SINGLE, Method.SHARED, Method.VANILLA, Method.RANDOM, Method.PERMUTED)
 
@@ -30,8 +31,11 @@ class Finder(Protocol):
     def prepare(self, *, begun: bool) -> None:
         """Find what is missing or wrong before a run folder is made; `begun` if there is a checkpoint to go on from."""
 
-    def find(self, run: Run, progress: Progress) -> Found:
-        """Return the architecture. Whatever takes long keeps checkpoints in the run's folder and goes on from them."""
+    def learn(self, run: Run, progress: Progress) -> None:
+        """Find out what the architecture is derived from. Whatever takes long keeps checkpoints in the run's folder and goes on from them."""
+
+    def derive(self, table: CostTable) -> Found:
+        """Return the architecture within the plan's budgets by `table`, the plan's or a corrected one; nothing is learned again."""
 
     def draw(self, run: Run, found: Found) -> None:
         """Draw into the run's folder what is better seen than read. Raises EnvironmentProblem or OSError if it cannot."""

@@ -30,21 +30,20 @@ class FixedFinder:
     def __init__(self, plan: Plan) -> None:
         """Take a plan whose method is one of those of this module."""
         self._plan = plan
-        self._found: Found | None = None
 
     def prepare(self, *, begun: bool) -> None:
-        """Make the architecture. Raises BudgetBelowReach, BudgetError or CostError where there is none."""
-        self._found = self._make()
+        """Make the architecture once. Raises BudgetBelowReach, BudgetError or CostError where there is none."""
+        self.derive(self._plan.table)
 
-    def find(self, run: Run, progress: Progress) -> Found:
-        """Return the architecture."""
-        return self._found or self._make()
+    def learn(self, run: Run, progress: Progress) -> None:
+        """Learn nothing."""
 
     def draw(self, run: Run, found: Found) -> None:
         """Draw nothing beside the tree."""
 
-    def _make(self) -> Found:
-        config, table, budgets = self._plan.config, self._plan.table, self._plan.budgets
+    def derive(self, table: CostTable) -> Found:
+        """Return the architecture. Raises as `prepare` does."""
+        config, budgets = self._plan.config, self._plan.budgets
         names, layers = [task["name"] for task in config.tasks], len(table.layers)
         details: dict[str, Any] = {}
         if config.method is Method.SINGLE:

@@ -29,7 +29,8 @@ from bmtas.errors import UsageError
 from bmtas.planning import Plan
 from bmtas.tasks import Task, TaskKind
 from bmtas.train import Training
-from costs.table import CostTable, LayerCost
+from costs.parts import LayerCost
+from costs.table import CostTable
 from costs.units import Resource, parse_budget
 
 TASKS = [Task(name=name, kind=TaskKind.BINARY) for name in "abc"]

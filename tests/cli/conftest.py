@@ -163,7 +163,7 @@ def tiny_run(trained_run: TinyRun) -> TinyRun:
     """The tiny run with everything done."""
     commands: dict[str, list[object]] = {
         "export": ["export", "--network", "all"],
-        "bench": ["bench", "--network", "all", "--samples", "4", "--warmup", "1", "--no-eager"],
+        "bench": ["bench", "--network", "all", "--samples", "4", "--warmup", "0", "--no-eager"],
         "show": ["show"],
     }
     return answer_all(trained_run.root, trained_run.results, commands)

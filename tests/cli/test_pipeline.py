@@ -62,7 +62,7 @@ def test_every_json_file_carries_its_schema_version(tiny_run: Any) -> None:
         *(f"networks/{name}/{file}" for name in NETWORKS for file in per_network),
     }
     schemas = {name: read(tiny_run.path / name)["schema_version"] for name in found}
-    assert schemas == {name: 2 if name.endswith("parity.json") else 1 for name in found}
+    assert schemas == {name: 2 if name.endswith(("parity.json", "bench.json")) else 1 for name in found}
 
 
 def test_no_temporary_files_are_left_in_the_run_folder(tiny_run: Any) -> None:
@@ -191,13 +191,16 @@ def test_bench_reports_what_the_recorded_latencies_support(tiny_run: Any) -> Non
     report = read(tiny_run.path / "bench.json")
     assert sorted(r["network"] for r in report["results"]) == sorted(NETWORKS)
     for result in report["results"]:
-        latencies = result["latencies_ms"]
-        assert len(latencies) == result["samples"] == 4
-        assert min(latencies) > 0
-        assert result["median_ms"] == pytest.approx(np.median(latencies), rel=1e-12)
-        assert result["p90_ms"] is None  # four samples support no 90th percentile
         assert result["provider"] == "CPUExecutionProvider"
-    assert report["warmup"] == 1
+        for sample in (result["compute"], result["end_to_end"]):
+            latencies = sample["latencies_ms"]
+            assert len(latencies) == sample["samples"] == 4
+            assert min(latencies) > 0
+            assert sample["median_ms"] == pytest.approx(np.median(latencies), rel=1e-12)
+            assert sample["low_ms"] is None  # four samples say nothing of where the median lies
+            assert sample["percentiles"]["p90"] == {"value_ms": None, "bound_ms": None, "needed": 64}
+            assert not sample["stable"]
+            assert sample["warmup"]["rounds"] == 0
 
 
 def test_show_prints_the_tree_and_who_shares_what(tiny_run: Any) -> None:
@@ -279,5 +282,7 @@ def test_bench_leaves_pytorch_to_its_worker(copied_run: Callable[..., Path]) -> 
     report = read(path / "bench.json")
     runtimes = {r["runtime"].split()[0]: r for r in report["results"]}
     assert set(runtimes) == {"onnxruntime", "eager"}
-    ratios = np.array(runtimes["eager"]["latencies_ms"]) / runtimes["onnxruntime"]["latencies_ms"]
-    assert report["eager_over_onnxruntime"]["shared"]["median"] == pytest.approx(np.median(ratios), rel=1e-12)
+    medians = {name: np.median(result["compute"]["latencies_ms"]) for name, result in runtimes.items()}
+    (ratio,) = report["ratios"]
+    assert (ratio["first"], ratio["second"]) == ("shared/eager", "shared/onnxruntime")
+    assert ratio["ratio"] == pytest.approx(medians["eager"] / medians["onnxruntime"], rel=1e-12)

@@ -17,7 +17,8 @@ from bmtas.files import write_json
 from bmtas.runs import Run, create_run
 from bmtas.tasks import Task, TaskKind
 from cli.profile import _by_tasks_view, _table_view
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource
 
 TASKS = (Task(name="a", kind=TaskKind.BINARY), Task(name="b", kind=TaskKind.DEPTH))
@@ -87,7 +88,7 @@ def test_show_prints_all_resources_of_a_table_without_multiply_adds(
     assert "found 174 Params; all shared 134 Params, separate networks 261 Params" in result.out
     assert "layers 0-1  a + b  80.0 Params" in result.out
     assert "layer 2  b  40.0 Params" in result.out
-    assert "26.2 ms (own table)" in result.out  # believed, unlike what is counted or measured here
+    assert "26.2 ms (table)" in result.out  # believed, unlike what is counted or measured here
     assert "261 Params (own" not in result.out
     assert row(result.out, "found") == ["174 Params", "17.8 ms", "-", "-", "-", "-"]
     assert "MAdds" not in result.out
@@ -141,7 +142,7 @@ def test_totals_by_tasks_of_any_resources() -> None:
         for tasks in (1, 2)
     ]
     text = printed(_by_tasks_view(GROUPINGS, rows))
-    assert row(text, "Latency (own table)") == ["1", "1.00 ms", "-", "2.00 ms", "3.00 ms"]
+    assert row(text, "Latency (table)") == ["1", "1.00 ms", "-", "2.00 ms", "3.00 ms"]
     assert row(text, "Peak memory") == ["1", "4.00 MiB", "-", "8.00 MiB", "9.00 MiB"]
     assert row(text, "2") == ["2", "1.00 ms", "-", "2.00 ms", "3.00 ms"]  # no label again
     assert "split: only the stem" in " ".join(text.split())

@@ -8,7 +8,8 @@ import pytest
 from costs.errors import BudgetBelowReach, CostError
 from costs.least import groupings_of, least_architecture
 from costs.partitions import Grouping, bell
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource, parse_budget
 
 

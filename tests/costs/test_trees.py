@@ -10,7 +10,8 @@ import pytest
 
 from costs.errors import BudgetBelowReach, CostError
 from costs.partitions import Grouping
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.trees import (
     AT_LEAST,
     layers_different,

@@ -1,23 +1,26 @@
-"""The stopwatch: who is measured when, and what the numbers support."""
+"""The stopwatch's rounds: who is measured when, and what a short sample supports."""
 
 from __future__ import annotations
+
+import time
 
 import numpy as np
 import pytest
 
-from export.stopwatch import measure, ratio, summarise
+from bmtas.errors import UsageError
+from export.stopwatch import Rules, Timed, judge, measure, ratio, summarise, timed
 
 
 def test_candidates_are_measured_in_turn_and_the_order_turns() -> None:
     calls: list[str] = []
     rounds: list[int] = []
 
-    def candidate(name: str, milliseconds: float):  # type: ignore[no-untyped-def]
-        def timed() -> float:
+    def candidate(name: str, milliseconds: float) -> Timed:
+        def once() -> float:
             calls.append(name)
             return milliseconds + len(calls)
 
-        return timed
+        return once
 
     measured = measure(
         {"a": candidate("a", 100), "b": candidate("b", 200), "c": candidate("c", 300)},
@@ -31,20 +34,57 @@ def test_candidates_are_measured_in_turn_and_the_order_turns() -> None:
     assert measured == {"a": [106, 108], "b": [204, 209], "c": [305, 307]}
 
 
-def test_a_summary_gives_only_percentiles_that_the_sample_supports() -> None:
+def test_a_call_is_timed_by_this_process_s_clock() -> None:
+    start = time.perf_counter()
+    told = timed(lambda: time.sleep(0.02))()
+    assert 20 <= told <= (time.perf_counter() - start) * 1000
+
+
+def test_a_summary_gives_only_what_the_sample_supports() -> None:
     few = summarise([3.0, 1.0, 2.0, 4.0, 5.0])
     assert (few["samples"], few["median_ms"], few["min_ms"], few["max_ms"]) == (5, 3, 1, 5)
     assert (few["q1_ms"], few["q3_ms"]) == (2, 4)
     assert few["spread"] == pytest.approx(2 / 3)
     assert few["p90_ms"] is None
-    assert few["p99_ms"] is None
-    ten = summarise([float(i) for i in range(1, 11)])
-    assert ten["p90_ms"] == pytest.approx(9.1)  # 0.9 * 9 = 8.1 places after the first
-    assert ten["p99_ms"] is None
-    many = np.random.default_rng(0).exponential(size=100)
-    assert summarise(list(many))["p99_ms"] == pytest.approx(np.percentile(many, 99))
+    assert few["percentiles"]["p90"]["needed"] == 64
+    values = list(np.random.default_rng(0).exponential(size=64))
+    assert summarise(values[:63])["p90_ms"] is None
+    assert summarise(values)["p90_ms"] == pytest.approx(np.percentile(values, 90))
+
+
+def test_of_fewer_than_five_samples_nothing_is_said_but_the_median() -> None:
+    found = judge([1.0, 2.0, 9.0])
+    assert (found.median_ms, found.interval, found.window_spread, found.stable) == (2.0, None, None, False)
+    assert "0 windows were measured" in found.unmet[0]
+
+
+def test_outliers_are_listed_by_position_and_stay() -> None:
+    # Median 10; deviations 0.1 and 0 (half each, so the MAD is 0.1, scaled 0.148): the bound is 10.74.
+    values = [10.0, 10.1, 9.9, 10.1, 9.9, 10.0, 10.1, 9.9, 10.1, 9.9, 10.0, 10.8, 10.7, 30.0]
+    found = judge(values)
+    assert found.outliers.bound_ms == pytest.approx(10.0 + 5 * 1.4826 * 0.1, abs=0.06)
+    assert found.outliers.positions == (11, 13)
+    assert found.latencies_ms == tuple(values)
+    assert found.to_json()["max_ms"] == 30.0
 
 
 def test_a_ratio_pairs_what_was_measured_in_the_same_round() -> None:
     assert ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0])["median"] == 3
     assert ratio([6.0], [2.0]) == {"median": 3, "q1": 3, "q3": 3}
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({"window_s": 0.0}, "windows of 0.0 s"),
+        ({"time_cap_s": 0.0}, "time cap of 0.0 s"),
+        ({"spread_bound": 0.0}, "spread of 0.0"),
+        ({"confidence": 1.0}, "confidence of 1.0"),
+        ({"percentiles": (50.0, 100.0)}, "100 is no percentile"),
+        ({"samples": 0}, "0 samples"),
+        ({"warmup_s": -1.0}, "-1.0 s of warm-up"),
+    ],
+)
+def test_rules_that_cannot_be_followed_are_refused(rules: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        Rules(**rules)  # type: ignore[arg-type]

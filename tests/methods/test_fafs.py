@@ -29,7 +29,8 @@ from bmtas.progress import Silent
 from bmtas.workflow import run_search
 from costs.errors import BudgetBelowReach, CostError
 from costs.partitions import Grouping, partitions_of, write_key
-from costs.table import CostTable, FixedCost, LayerCost
+from costs.parts import FixedCost, LayerCost
+from costs.table import CostTable
 from costs.units import Resource, parse_budget
 
 Floats = npt.NDArray[np.float64]

@@ -43,7 +43,8 @@ def found(method: str, *budgets: str, seed: int = 0, reference: Architecture | N
     plan = dataclasses.replace(one_plan(), config=config, budgets=tuple(map(parse_budget, budgets)))
     finder = choose_finder(plan, How.alone("cpu"))
     finder.prepare(begun=False)
-    return finder.find(Run(Path("no folder is needed")), Silent())
+    finder.learn(Run(Path("no folder is needed")), Silent())
+    return finder.derive(plan.table)
 
 
 def madds(architecture: Architecture) -> int:

@@ -1,0 +1,115 @@
+"""Closes the loop between a measured cost table and the device: what is found is measured before it is handed over.
+
+A table predicts, and the promise is about the network itself. So the network found is measured; where it takes more than a
+budget allows, the table is corrected by that and the architecture derived again, without another search, until one fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from bmtas.architecture import Architecture
+from bmtas.errors import BudgetError
+from bmtas.methods.finder import Found
+from bmtas.progress import Progress
+from bmtas.tables import architecture_costs
+from costs.correction import corrected
+from costs.errors import BudgetBelowReach
+from costs.table import CostTable
+from costs.units import Budget, Resource, format_quantity
+
+_MOST_TRIALS: Final = 12
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one network was measured to take, in the base unit: the median, and the upper end of its confidence interval."""
+
+    median: float
+    upper: float
+
+
+class Meter(Protocol):
+    """Measures networks on the device that the table was measured on."""
+
+    def __call__(self, architecture: Architecture) -> Mapping[Resource, Reading]:
+        """Return what the network of `architecture` takes; resources that are not measured here are left out."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What is handed over and what it was measured to take, the table as corrected on the way, and all trials as plain JSON values."""
+
+    found: Found
+    table: CostTable
+    measured: Mapping[Resource, Reading]
+    trials: list[dict[str, Any]]
+
+
+def settle(
+    derive: Callable[[CostTable], Found], table: CostTable, budgets: Sequence[Budget], meter: Meter, progress: Progress
+) -> Settled:
+    """Return an architecture whose network was measured to be within `budgets`.
+
+    `derive` gives the architecture within the budgets by a table. Raises BudgetError if none is within them as measured.
+    """
+    trials: list[dict[str, Any]] = []
+    while len(trials) < _MOST_TRIALS:
+        try:
+            found = derive(table)
+        except BudgetBelowReach as error:
+            raise _out_of_reach(str(error), trials) from None
+        counts = list(found.architecture.group_counts)
+        if trials and trials[-1]["group_counts"] == counts:  # a method that has one architecture, whatever it costs
+            raise _out_of_reach("no other architecture is to be had by this method", trials)
+        readings = meter(found.architecture)
+        predicted = architecture_costs(table, found.architecture)
+        trials.append(_told(found.architecture, predicted, readings, progress))
+        over = [b for b in budgets if b.resource in readings and readings[b.resource].upper > b.value]
+        if not over:
+            return Settled(found, table, readings, trials)
+        for budget in over:
+            progress.note(
+                f"measured {_text(readings[budget.resource].upper, budget)}, over {budget.text}: the table is corrected, and the "
+                "architecture derived again"
+            )
+            predicted_now = architecture_costs(table, found.architecture)[budget.resource]
+            table = corrected(table, budget.resource, counts, predicted_now, readings[budget.resource].upper)
+    raise _out_of_reach(f"{len(trials)} networks within the budget by the table were measured to be over it", trials)
+
+
+def _told(
+    architecture: Architecture,
+    predicted: Mapping[Resource, float],
+    readings: Mapping[Resource, Reading],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Say what was predicted and measured, and return it as plain JSON values."""
+    record: dict[str, Any] = {"group_counts": list(architecture.group_counts)}
+    for resource, reading in readings.items():
+        said = [format_quantity(value, resource, digits=4) for value in (predicted[resource], reading.median)]
+        off = reading.median / predicted[resource] - 1
+        progress.note(f"{resource.label.lower()}: predicted {said[0]}, measured {said[1]} ({off:+.1%})")
+        record[resource.value] = {
+            "predicted": predicted[resource],
+            "measured": reading.median,
+            "measured_at_most": reading.upper,
+        }
+    return record
+
+
+def _out_of_reach(reason: str, trials: Sequence[Mapping[str, Any]]) -> BudgetError:
+    told = [
+        f"{format_quantity(trial[key]['measured'], Resource(key), digits=4)} with {sum(trial['group_counts'])} groups"
+        for trial in trials
+        for key in trial
+        if key != "group_counts"
+    ]
+    measured = f" Measured: {', '.join(told)}." if told else ""
+    return BudgetError(f"{reason}.{measured} Raise the budget, or measure the table again if the device has changed")
+
+
+def _text(value: float, budget: Budget) -> str:
+    return format_quantity(value, budget.resource, digits=4)
