@@ -17,14 +17,12 @@ from datetime import date
 from functools import partial
 
 import numpy as np
-import torch
-from torch import nn
 
 from bmtas.architecture import Architecture
 from bmtas.networks.backbone import get_backbone
-from bmtas.networks.network import build_network
 from bmtas.profile import generic_tasks
 from export.interface import Interface
+from export.latency.untrained import untrained_network
 from export.machine.identity import identify
 from export.merging.choose import choose, in_turn, require_equal
 from export.merging.merge import merge
@@ -46,11 +44,7 @@ def exported(backbone: str, count: int, size: int) -> bytes:
     """Return the ONNX content of a random network on such a tree."""
     tasks = generic_tasks(count)
     architecture = tree(backbone, [task.name for task in tasks])
-    torch.manual_seed(0)
-    network = build_network(architecture, tasks).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # without biases values vanish with depth, and tiny numbers are slow
-            nn.init.uniform_(module.bias, -0.5, 0.5)
+    network = untrained_network(architecture, tasks)
     model = master_model(
         network, architecture=architecture, tasks=tasks, size=(size, size), costs={}, interface=Interface()
     )

@@ -31,6 +31,12 @@ def expect_run(run: Run) -> dict[str, Any]:
 
     Raises UsageError if the search has not ended, or its probabilities are missing or cannot be read.
     """
+    probs = read_probabilities(run)
+    return {"schema_version": SCHEMA_VERSION, "run": run.name, **expect(run.table(), probs)}
+
+
+def read_probabilities(run: Run) -> Floats:
+    """Return the probabilities that the search of `run` ended with, (L, T, C). Raises UsageError as `expect_run` does."""
     path = run.search_folder / "probabilities.json"
     saved = run.read_result(path)
     method = run.config().method
@@ -49,12 +55,11 @@ def expect_run(run: Run) -> dict[str, Any]:
             "goes on where it stopped"
         )
     try:
-        probs = np.array(saved["probabilities"], dtype=np.float64)
+        return np.array(saved["probabilities"], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path}: no probabilities of candidates ({error!r}); expected what `bmtas search` writes"
         ) from None
-    return {"schema_version": SCHEMA_VERSION, "run": run.name, **expect(run.table(), probs)}
 
 
 def expect(table: CostTable, probs: Floats) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from bmtas.progress import Progress
 from bmtas.proof import prove_costs
 from bmtas.run_training import open_run_dataset
 from bmtas.runs import FOUND, Run, all_runs, create_run
+from bmtas.tasks import Task
 from bmtas.train import load_network
+from costs.units import Budget
 
 _SHORT = 60
 """So many characters of two values are worth telling."""
@@ -77,7 +79,7 @@ def _hand_over(run: Run, plan: Plan, finder: Finder, meter: Meter | None, progre
         settled = settle(finder.derive, plan.table, plan.budgets, meter, progress)
     if settled.table != run.table():  # corrected, or with a margin
         write_text(run.path / "table.json", settled.table.to_json())
-    _write_found(run, plan, settled)
+    write_found(run, plan.config.task_list(), plan.budgets, settled)
     try:
         finder.draw(run, settled.found)
         draw_tree(run.architecture(FOUND), settled.table, run.search_folder / "tree.png")
@@ -114,15 +116,15 @@ def _differences(one: RunConfig, other: RunConfig) -> str:
     return ", ".join(told)
 
 
-def _write_found(run: Run, plan: Plan, settled: Settled) -> None:
+def write_found(run: Run, tasks: Sequence[Task], budgets: Sequence[Budget], settled: Settled) -> None:
     """Prove on the built network that it is within the budgets, and write `architecture.json`.
 
     Its `costs` are those of the table, in which the budgets are kept; `measured` is what the built network takes, and `trials` are
     the networks that were measured on the device until one was within the budgets.
     """
     found = settled.found
-    network = build_network(found.architecture, plan.config.task_list())
-    stated, measured = prove_costs(network, found.architecture, settled.table, plan.budgets)
+    network = build_network(found.architecture, tasks)
+    stated, measured = prove_costs(network, found.architecture, settled.table, budgets)
     measured |= {resource: reading.median for resource, reading in settled.measured.items()}
     write_json(
         run.architecture_path,

@@ -13,11 +13,12 @@ from rich.markup import escape
 from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem, UsageError
 from bmtas.extras import own_version
 from bmtas.ranks import processes, torchrun_rank
-from cli.bench import bench_command
+from cli.bench import bench_app
 from cli.build import build_command
 from cli.check import check_command
 from cli.compare import compare_command
 from cli.data import data_app
+from cli.decode import decode_command
 from cli.doctor import doctor_command
 from cli.evaluate import evaluate_command
 from cli.export import export_command
@@ -37,13 +38,14 @@ app = typer.Typer(
 )
 app.add_typer(profile_app)
 app.command("search")(search_command)
+app.command("decode")(decode_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("build")(build_command)
 app.command("check")(check_command)
 app.command("predict")(predict_command)
-app.command("bench")(bench_command)
+app.add_typer(bench_app)
 app.command("show")(show_command)
 app.command("compare")(compare_command)
 app.command("doctor")(doctor_command)

@@ -24,8 +24,8 @@ def onnx_metadata(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} does not exist; `bmtas export` writes ONNX files")
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            fields = [(number, value) for number, value in _fields(data, skip=(_GRAPH,))]
-        entries = dict(_entry(value) for number, value in fields if number == _METADATA)
+            found = [(number, value) for number, value in fields(data, skip=(_GRAPH,))]
+        entries = dict(_entry(value) for number, value in found if number == _METADATA)
     except (ValueError, IndexError, UnicodeDecodeError, TypeError):  # an empty file cannot be mapped: ValueError
         raise UsageError(f"{path} is no ONNX file, or was cut short; export it again") from None
     if not {_IR_VERSION, _GRAPH} <= {number for number, _ in fields}:
@@ -35,11 +35,11 @@ def onnx_metadata(path: Path) -> dict[str, Any]:
 
 def _entry(value: Any) -> tuple[str, str]:
     """Return the key and the value of a StringStringEntryProto."""
-    parts = {number: text.decode() for number, text in _fields(value)}
+    parts = {number: text.decode() for number, text in fields(value)}
     return parts[1], parts.get(2, "")
 
 
-def _fields(data: _Data, skip: tuple[int, ...] = ()) -> Iterator[tuple[int, Any]]:
+def fields(data: _Data, skip: tuple[int, ...] = ()) -> Iterator[tuple[int, Any]]:
     """Yield (number, value) of the fields of a message; bytes as bytes, those in `skip` as empty ones.
 
     Raises ValueError or IndexError if `data` is no message.

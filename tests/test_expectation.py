@@ -148,7 +148,7 @@ def test_a_history_without_an_architecture_step_is_told_in_the_picture(tmp_path:
 
 # --- other tables, and more tasks
 
-MADDS, PARAMS, MS, MIB = Resource
+MADDS, PARAMS, MS, _, MIB = Resource
 
 
 def mixed_table(tasks: int) -> CostTable:

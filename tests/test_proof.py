@@ -21,7 +21,7 @@ from costs.units import Resource, parse_budget
 SIZE = (32, 64)
 TASKS = (Task(name="a", kind=TaskKind.DEPTH), Task(name="b", kind=TaskKind.BINARY), Task(name="c", kind=TaskKind.DEPTH))
 NAMES = tuple(task.name for task in TASKS)
-MADDS, PARAMS, MS, MIB = Resource
+MADDS, PARAMS, MS, _, MIB = Resource
 
 
 @pytest.fixture(scope="module")

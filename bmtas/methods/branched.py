@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from bmtas.runs import Run
 from bmtas.search import Search
 from costs.decode import argmax_architecture, best_architecture
 from costs.table import CostTable
+from costs.units import Budget
 
 
 def build(plan: Plan, how: How) -> BranchedFinder:
@@ -48,7 +50,7 @@ class BranchedFinder:
 
     def derive(self, table: CostTable) -> Found:
         """Decode the probabilities."""
-        groupings, details = _decode(self._plan, table, self._probabilities)
+        groupings, details = decode(self._plan.config.decode, self._probabilities, table, self._plan.budgets)
         return Found(named(self._plan, groupings), details)
 
     def draw(self, run: Run, found: Found) -> None:
@@ -70,11 +72,13 @@ class BranchedFinder:
         )
 
 
-def _decode(plan: Plan, table: CostTable, probabilities: np.ndarray) -> tuple[Any, dict[str, Any]]:
-    """Return the architecture's groupings, and how it was found, as plain JSON values."""
-    if plan.config.decode is Decode.ARGMAX:
+def decode(
+    how: Decode, probabilities: np.ndarray, table: CostTable, budgets: Sequence[Budget]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the groupings (of task indices) that `probabilities` (L, T, C) give, and how they were found as plain JSON values."""
+    if how is Decode.ARGMAX:
         return argmax_architecture(probabilities), {"decode": Decode.ARGMAX.value}
-    decoded = best_architecture(probabilities, table, plan.budgets)
+    decoded = best_architecture(probabilities, table, budgets)
     return decoded.groupings, {
         "decode": Decode.BEST.value,
         "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,

@@ -13,7 +13,6 @@ from typing import Final
 from bmtas.architecture import Architecture
 from bmtas.closing import Reading
 from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
-from bmtas.networks.network import build_network
 from bmtas.planning import Plan
 from bmtas.progress import Progress
 from bmtas.tasks import Task
@@ -25,6 +24,7 @@ from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 from export.interface import Interface
 from export.latency.prepare import in_precision, known_runtime
+from export.latency.untrained import untrained_network
 from export.machine.identity import Identity, identify, unlike
 from export.machine.sampler import Sampler
 from export.onnx_file import master_model
@@ -185,7 +185,7 @@ class DeviceMeter:
     def _open(self, architecture: Architecture, name: str) -> Session:
         self._progress.note(f"exporting the {name} network, to be measured ...")
         model = master_model(
-            build_network(architecture, self._tasks).eval(),
+            untrained_network(architecture, self._tasks),
             architecture=architecture,
             tasks=self._tasks,
             size=self._table.input_size,

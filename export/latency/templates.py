@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _SMALL_BYTES: Final = 256
+_WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,13 @@ def _without_repetition(
 ) -> tuple[list[NodeProto], list[TensorProto]]:
     """Return the nodes and constants without those that compute or hold the same as an earlier one, as the exporter has them.
 
-    Weights are never taken for the same: only constants of a few numbers are compared.
+    Weights and biases are never taken for the same, though those of copies are equal: only other constants of a few numbers are compared.
     """
     same: dict[str, str] = {}
     kept_constants: dict[Any, TensorProto] = {}
+    weights = {name for node in nodes if node.op_type in _WEIGHTED for name in node.input[1:]}
     for constant in constants:
-        small = constant.ByteSize() < _SMALL_BYTES
+        small = constant.ByteSize() < _SMALL_BYTES and constant.name not in weights
         key = (constant.data_type, *constant.dims, _content(constant)) if small else constant.name
         same[constant.name] = kept_constants.setdefault(key, constant).name
     kept_nodes: dict[Any, NodeProto] = {}

@@ -37,9 +37,10 @@ class SharedWeights:
 
         proto = onnx.TensorProto
         weights = (proto.FLOAT, proto.FLOAT16, proto.BFLOAT16, proto.INT8)
+        scales = _scales(model)
         for constant in model.graph.initializer:
             length = _bytes(constant)
-            if constant.data_type not in weights or length < _KEPT_BYTES:
+            if constant.data_type not in weights or constant.name in scales or length < _KEPT_BYTES:
                 continue
             self._types[constant.data_type] = max(self._types.get(constant.data_type, 0), length)
             offset = self._next % _STARTS * _PAGE
@@ -69,13 +70,20 @@ class SharedWeights:
         for element, longest in self._types.items():
             kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
             size = (longest + _STARTS * _PAGE) // kind.itemsize + 1
-            numbers = np.random.default_rng(0).normal(
-                0, _DEVIATION if element != onnx.TensorProto.INT8 else _INT8_DEVIATION, size
-            )
+            integers = element == onnx.TensorProto.INT8
+            numbers = np.random.default_rng(0).normal(0, _INT8_DEVIATION if integers else _DEVIATION, size)
+            if integers:
+                numbers = numbers.clip(-127, 127)  # as quantised weights are: symmetric
             content = numbers.astype(np.float32).astype(kind).tobytes()
             with atomic_path(folder / self.name(element)) as temporary:
                 temporary.write_bytes(content)
         return [self.name(element) for element in self._types]
+
+
+def _scales(model: ModelProto) -> set[str]:
+    """Return the scales and zero points of 8-bit numbers: with one per channel they are long, and their values matter, too."""
+    kinds = ("QuantizeLinear", "DequantizeLinear")
+    return {name for node in model.graph.node if node.op_type in kinds for name in node.input[1:]}
 
 
 def _bytes(constant: object) -> int:

@@ -54,7 +54,8 @@ def test_a_budget_in_a_unit_that_the_table_lacks_is_refused(dry: Callable[..., A
     result = dry("--budget", "12ms")
     assert result.code == 2
     assert "madds, params, peak_memory_mib, not latency_ms" in result.err
-    assert "--table" in result.err
+    assert "--costs" in result.err
+    assert "bmtas profile --latency" in result.err
 
 
 def test_two_budgets_on_one_resource_are_refused(dry: Callable[..., Any]) -> None:

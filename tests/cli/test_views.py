@@ -22,7 +22,7 @@ from costs.table import CostTable
 from costs.units import Resource
 
 TASKS = (Task(name="a", kind=TaskKind.BINARY), Task(name="b", kind=TaskKind.DEPTH))
-MADDS, PARAMS, MS, MIB = Resource
+MADDS, PARAMS, MS, _, MIB = Resource
 
 
 def table_of(**stated: dict[Resource, Any]) -> CostTable:

@@ -28,7 +28,9 @@ def test_the_binomial_distribution_is_scipy_s(n: int, p: float) -> None:
     assert binomial_cdf(n, p) == pytest.approx(scipy.stats.binom.cdf(np.arange(n + 1), n, p), abs=1e-10)
 
 
-@pytest.mark.parametrize(("degrees", "confidence"), list(itertools.product([1, 2, 3, 4, 5, 9, 30, 31], [0.5, 0.95, 0.99])))
+@pytest.mark.parametrize(
+    ("degrees", "confidence"), list(itertools.product([1, 2, 3, 4, 5, 9, 30, 31], [0.5, 0.95, 0.99]))
+)
 def test_student_s_t_is_scipy_s(degrees: int, confidence: float) -> None:
     assert student_t(confidence, degrees) == pytest.approx(scipy.stats.t.ppf((1 + confidence) / 2, degrees), rel=1e-9)
 

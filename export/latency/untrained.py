@@ -1,0 +1,26 @@
+"""Networks with random weights that can be timed: what flows in them are normal numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from bmtas.architecture import Architecture
+from bmtas.networks.network import GraphNetwork, build_network
+from bmtas.tasks import Task
+
+
+def untrained_network(architecture: Architecture, tasks: Iterable[Task]) -> GraphNetwork:
+    """Return the network of `architecture` in evaluation mode, random but the same each time.
+
+    Without biases values fade with depth, and processors are many times slower with numbers near 0.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_network(architecture, tasks).eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.bias, -0.5, 0.5)
+    return network
