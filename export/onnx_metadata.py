@@ -28,7 +28,7 @@ def onnx_metadata(path: Path) -> dict[str, Any]:
         entries = dict(_entry(value) for number, value in found if number == _METADATA)
     except (ValueError, IndexError, UnicodeDecodeError, TypeError):  # an empty file cannot be mapped: ValueError
         raise UsageError(f"{path} is no ONNX file, or was cut short; export it again") from None
-    if not {_IR_VERSION, _GRAPH} <= {number for number, _ in fields}:
+    if not {_IR_VERSION, _GRAPH} <= {number for number, _ in found}:
         raise UsageError(f"{path} is no ONNX file: it holds no graph; export it again")
     return read_metadata(entries, str(path))
 

@@ -70,7 +70,7 @@ def fit_table(kit: Kit, measured: Visits, setting: Setting) -> Fitted:
     for resource in resources:
         fit = _Fit(kit, _values(kit, measured, resource), resource)
         table, networks[resource] = fit.into(table), fit.networks()
-        about = _about(measured, setting, fit, networks[resource])
+        about = _about(measured, setting, resource, fit.coefficients, networks[resource])
         table = table.model_copy(update={"measured": {**table.measured, resource: about}})
     return Fitted(table, networks)
 
@@ -97,22 +97,24 @@ def _values(kit: Kit, measured: Visits, resource: Resource) -> dict[str, float]:
     def anchor(visit: Visit) -> list[float]:
         return visit.anchor_ms if latency else [visit.anchor_energy_mj] if visit.anchor_energy_mj else []
 
-    def ratio(visit: Visit) -> list[float]:
-        if latency:
-            return [visit.ratio]
-        both = visit.energy_mj, visit.anchor_energy_mj
-        return [both[0] / both[1]] if both[0] is not None and both[1] is not None else []
-
     scale = [value for visit in measured.visits for value in anchor(visit)]
     values = {}
     for item in kit.items():
-        ratios = [value for visit in measured.of(item) for value in ratio(visit)] if item != ANCHOR else [1.0]
+        ratios = _ratios(measured, item, resource) if item != ANCHOR else [1.0]
         if not ratios or not scale:
             raise UsageError(
                 f"{item} has no {resource} yet: the measurement was stopped; `bmtas profile run` on the same kit goes on with it"
             )
         values[item] = statistics.median(ratios) * statistics.median(scale)
     return values
+
+
+def _ratios(measured: Visits, item: str, resource: Resource) -> list[float]:
+    """Return what each visit of an item says of it relative to the anchor; energy is not measured in every one."""
+    if resource is Resource.LATENCY_MS:
+        return [visit.ratio for visit in measured.of(item)]
+    both = [(visit.energy_mj, visit.anchor_energy_mj) for visit in measured.of(item)]
+    return [own / anchor for own, anchor in both if own is not None and anchor is not None]
 
 
 class _Fit:
@@ -240,10 +242,16 @@ def _left_out_error(features: _Floats, measured: _Floats) -> float:
     return float(np.mean(errors))
 
 
-def _about(measured: Visits, setting: Setting, fit: _Fit, networks: Sequence[Network]) -> Measurement:
-    items = {visit.item for visit in measured.visits}
-    visits = {item: measured.of(item) for item in items}
-    errors = [standard_error([visit.ratio for visit in found]) for found in visits.values() if len(found) > 2]
+def _about(
+    measured: Visits,
+    setting: Setting,
+    resource: Resource,
+    coefficients: dict[str, float],
+    networks: Sequence[Network],
+) -> Measurement:
+    visits = {item: measured.of(item) for item in {visit.item for visit in measured.visits}}
+    ratios = [_ratios(measured, item, resource) for item in visits]
+    errors = [standard_error(found) for found in ratios if len(found) > 2]
     return Measurement(
         precision=setting.precision,
         runtime=measured.header.runtime,
@@ -254,7 +262,7 @@ def _about(measured: Visits, setting: Setting, fit: _Fit, networks: Sequence[Net
         samples=min(sum(len(visit.latency_ms) for visit in found) for found in visits.values()),
         spread=statistics.median(errors) if errors else 0.0,
         held_out=held_out([n for n in networks if n.role == "held_out"]),
-        coefficients=fit.coefficients,
+        coefficients=coefficients,
     )
 
 

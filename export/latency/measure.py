@@ -80,13 +80,13 @@ def measure_kit(
         device=identify(root).model_dump(mode="json"),
         energy=effort.energy_s > 0,
     )
-    done = _begun(path, header)
     order = [item for item in kit.items() if item != ANCHOR]
     with Sampler(root) as sampler, stop_between_steps() as stop:
         if effort.energy_s > 0 and sampler.main_rail is None:
             raise UsageError(
                 f"nothing on this machine measures power ({'; '.join(sampler.conditions().unavailable.values())}): leave out --energy"
             )
+        done = _begun(path, header)
         visiting = _Visiting(anchor, open_item, effort, sampler)
         for number in range(effort.most):
             due = _due(order, done, number, effort)

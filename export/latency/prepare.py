@@ -14,7 +14,6 @@ from bmtas.extras import own_version, require
 from bmtas.files import atomic_folder, file_hash, write_json
 from bmtas.graph import head_name, layer_name
 from bmtas.networks.backbone import get_backbone
-from bmtas.networks.network import build_network
 from bmtas.progress import Progress
 from bmtas.tasks import Task
 from costs.table import CostTable
@@ -22,6 +21,7 @@ from export.interface import Interface
 from export.latency.kit import ANCHOR, MANIFEST, Kit, NetworkEntry, PartEntry, Role, RuntimeName, file_of
 from export.latency.sampling import sample_trees
 from export.latency.templates import Templates
+from export.latency.untrained import untrained_network
 from export.latency.weights import SharedWeights
 from export.onnx_file import master_model
 from export.precision.casts import HALF_PRECISIONS, lower
@@ -96,7 +96,7 @@ def trace(
         alone = Architecture.shared(backbone.name, [task.name], backbone.layers)
         models.append(
             master_model(
-                build_network(alone, [task]).eval(),
+                untrained_network(alone, [task]),
                 architecture=alone,
                 tasks=[task],
                 size=table.input_size,

@@ -15,12 +15,13 @@ from bmtas.tasks import Task
 def untrained_network(architecture: Architecture, tasks: Iterable[Task]) -> GraphNetwork:
     """Return the network of `architecture` in evaluation mode, random but the same each time.
 
-    Without biases values fade with depth, and processors are many times slower with numbers near 0.
+    All biases are drawn: they begin at 0, and the exporter leaves such out, so that the network would not be the one that training
+    gives. Without them values fade with depth, too, and processors are many times slower with numbers near 0.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build_network(architecture, tasks).eval()
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.bias, -0.5, 0.5)
+        for name, parameter in network.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.uniform_(parameter, -0.5, 0.5)
     return network
