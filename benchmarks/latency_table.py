@@ -1,7 +1,7 @@
 """A latency table measured on this machine, held against whole networks; then searches with budgets in ms by it.
 
     python benchmarks/latency_table.py [--threads 1 2] [--size 256x256] [--tasks-count 5] [--budgets 5] [--provider cpu]
-        [--precision fp32] [--work FOLDER] [--out docs/latency_table.md]
+        [--methods branched random] [--precision fp32] [--work FOLDER] [--out docs/latency_table.md]
 
 For each number of threads a kit of MobileNetV2 is measured and fitted as `bmtas profile --latency` does. Written are the error on
 networks that the table was not fitted to, beside that of a prediction in proportion to multiply-adds, the cost of groups side by
@@ -14,12 +14,14 @@ if --work names the same folder.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+from bmtas.config import Method
 from bmtas.data.source import open_with_tasks
 from bmtas.errors import BmtasError
 from bmtas.networks.backbone import get_backbone
@@ -83,28 +85,29 @@ def searches(path: Path, fitted: Fitted, work: Path, arguments: argparse.Namespa
     """Search under budgets spread over the range of trees; return a Markdown row for each."""
     least, most = budget_range(fitted.table, MS)
     rows = []
-    for number in range(arguments.budgets):
+    for method, number in itertools.product(arguments.methods, range(arguments.budgets)):
         share = (number + 1) / (arguments.budgets + 1)
         budget = f"{least + share * (most - least):.4g}ms"
         request = Request(
             data="scenes",
             tasks=list(fitted.table.tasks),
             size=tuple(fitted.table.input_size),
-            search_size=(64, 64),
+            search_size=(64, 64) if method == Method.BRANCHED.value else None,
             train_size=(64, 64),
             budgets=(budget,),
             table=path,
             weights="none",
-            search_overrides=dict(_STEPS),
+            method=Method(method),
+            search_overrides=dict(_STEPS) if method == Method.BRANCHED.value else None,
         )
         try:
             plan = plan_search(request)
             kept = metered(plan, progress)
             run = run_search(kept.plan, work / "runs", progress, How.alone("cpu"), new=True, meter=kept.meter)
             assert kept.meter is not None
-            rows.append(_row(budget, run, kept.meter))
+            rows.append(f"| {method} {_row(budget, run, kept.meter)}")
         except BmtasError as error:
-            rows.append(f"| {budget} | not met: {error} |||||||")
+            rows.append(f"| {method} | {budget} | not met: {error} |||||||")
     return rows
 
 
@@ -146,6 +149,7 @@ def main() -> None:
     parser.add_argument("--tasks-count", type=int, default=5)
     parser.add_argument("--held-out", type=int, default=20)
     parser.add_argument("--budgets", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", default=[Method.BRANCHED.value, Method.RANDOM.value])
     parser.add_argument("--provider", default="cpu")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--work", type=Path, default=None)
@@ -169,8 +173,8 @@ def main() -> None:
             sections += ["", f"![cost of groups, and networks predicted and measured]({picture.name})", ""]
             if arguments.budgets:
                 sections += [
-                    "| budget | measured networks | groups | predicted ms | measured ms | measured again ms | within | of all shared | of separate |",
-                    "|---|---|---|---|---|---|---|---|---|",
+                    "| method | budget | measured networks | groups | predicted ms | measured ms | measured again ms | within | of all shared | of separate |",
+                    "|---|---|---|---|---|---|---|---|---|---|",
                     *searches(path, fitted, work, arguments, progress),
                     "",
                 ]
