@@ -78,11 +78,14 @@ def render_run(run: Any, console: Any) -> None:
     costs = network_costs(run, "found")
     console.print(_tree(architecture, table))
     console.print(f"budget {', '.join(config.budgets) or 'none'}")
+    found = run.read_result(run.architecture_path)
     for r in table.resources():
+        measured = found.get("measured", {}).get(r.value) if column_label(r) != r.label else None
+        told = "" if measured is None else f", measured {format_quantity(measured, r)} here"
         console.print(
             f"found {format_quantity(costs[r.value], r)}; all shared {format_quantity(table.shared_total(r), r)}, "
             f"separate networks {format_quantity(table.separate_total(r), r)}"
-            + ("" if column_label(r) == r.label else " (table)")
+            + ("" if column_label(r) == r.label else f" (table{told})")
         )
     if config.method is not Method.BRANCHED:
         console.print(f"method: {config.method.value}, no search{_how(run)}", markup=False, soft_wrap=True)
@@ -90,7 +93,6 @@ def render_run(run: Any, console: Any) -> None:
         console.print(
             "this is the all-shared network: the most probable one of the search, though the budget allows more"
         )
-    found = run.read_result(run.architecture_path)
     if found.get("exact") is False:
         gap = found.get("gap")
         bound = "" if gap is None else f", up to e^{gap:.3g} times as probable"
