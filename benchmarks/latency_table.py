@@ -18,12 +18,14 @@ import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 from bmtas.config import Method
 from bmtas.data.source import open_with_tasks
-from bmtas.errors import BmtasError
+from bmtas.errors import BudgetError, UsageError
+from bmtas.files import write_text
 from bmtas.networks.backbone import get_backbone
 from bmtas.parallel import How
 from bmtas.planning import Request, plan_search
@@ -37,11 +39,12 @@ from costs.reach import budget_range
 from costs.table import CostTable
 from costs.units import Resource
 from export.latency.fit import Fitted
+from export.latency.keeping import metered
 from export.latency.kit import MANIFEST, read_kit
 from export.latency.measure import Effort
-from export.latency.meter import DeviceMeter, metered
+from export.latency.meter import DeviceMeter
 from export.latency.picture import draw_table
-from export.latency.prepare import KitRequest, prepare_kit
+from export.latency.prepare import KitRequest, known_precisions, prepare_kit
 from export.latency.setting import Setting
 from export.latency.tables import measured_table
 from export.machine.identity import identify
@@ -59,13 +62,20 @@ def table_of(work: Path, setting: Setting, arguments: argparse.Namespace, progre
     dataset, tasks = open_with_tasks("scenes", None)
     tasks = tasks[: arguments.tasks_count]
     size = parse_size(arguments.size, "--size") or dataset.size
+    table = build_table(get_backbone("mobilenet_v2"), tasks, size)
     if not (folder / MANIFEST).exists():
-        table = build_table(get_backbone("mobilenet_v2"), tasks, size)
         request = KitRequest(
-            table=table, tasks=tuple(tasks), precisions=(arguments.precision,), held_out=arguments.held_out
+            table=table,
+            tasks=tuple(tasks),
+            precisions=known_precisions([arguments.precision]),
+            data="scenes",
+            held_out=arguments.held_out,
         )
         prepare_kit(folder, request, progress)
-    return measured_table(folder, read_kit(folder), setting, progress, Effort())
+    kit = read_kit(folder)
+    if kit.counted() != table or arguments.precision not in kit.precisions:
+        raise UsageError(f"{folder} holds a kit of another network; give another --work")
+    return measured_table(folder, kit, setting, progress, Effort())
 
 
 def groups_line(table: CostTable) -> str:
@@ -102,11 +112,12 @@ def searches(path: Path, fitted: Fitted, work: Path, arguments: argparse.Namespa
         )
         try:
             plan = plan_search(request)
-            kept = metered(plan, progress)
-            run = run_search(kept.plan, work / "runs", progress, How.alone("cpu"), new=True, meter=kept.meter)
+            kept = metered(plan.table, plan.budgets, plan.config.task_list(), progress)
+            plan = replace(plan, table=kept.table)
+            run = run_search(plan, work / "runs", progress, How.alone("cpu"), new=True, meter=kept.meter)
             assert kept.meter is not None
             rows.append(f"| {method} {_row(budget, run, kept.meter)}")
-        except BmtasError as error:
+        except BudgetError as error:
             rows.append(f"| {method} | {budget} | not met: {error} |||||||")
     return rows
 
@@ -180,7 +191,7 @@ def main() -> None:
                 ]
         throttled = sampler.conditions().throttled
     conditions = {True: "throttled", False: "not throttled", None: "whether it was throttled cannot be told"}[throttled]
-    arguments.out.write_text(report(arguments, sections, conditions) + "\n", encoding="utf-8")
+    write_text(arguments.out, report(arguments, sections, conditions) + "\n")
     print(arguments.out.read_text(encoding="utf-8"))
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from bmtas.architecture import Architecture
 from bmtas.errors import BudgetError
 from bmtas.methods.finder import Found
 from bmtas.progress import Progress
+from bmtas.readings import Meter, Reading
 from bmtas.tables import architecture_costs
 from costs.correction import corrected
 from costs.errors import BudgetBelowReach
@@ -21,21 +22,6 @@ from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 
 _MOST_TRIALS: Final = 12
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one network was measured to take, in the base unit: the median, and the upper end of its confidence interval."""
-
-    median: float
-    upper: float
-
-
-class Meter(Protocol):
-    """Measures networks on the device that the table was measured on."""
-
-    def __call__(self, architecture: Architecture) -> Mapping[Resource, Reading]:
-        """Return what the network of `architecture` takes; resources that are not measured here are left out."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +35,17 @@ class Settled:
 
 
 def settle(
-    derive: Callable[[CostTable], Found], table: CostTable, budgets: Sequence[Budget], meter: Meter, progress: Progress
+    derive: Callable[[CostTable], Found],
+    table: CostTable,
+    budgets: Sequence[Budget],
+    meter: Meter,
+    progress: Progress,
+    keep: Callable[[list[dict[str, Any]]], None] = lambda trials: None,
 ) -> Settled:
     """Return an architecture whose network was measured to be within `budgets`.
 
-    `derive` gives the architecture within the budgets by a table. Raises BudgetError if none is within them as measured.
+    `derive` gives the architecture within the budgets by a table; `keep` is given all trials so far after each of them. Raises
+    BudgetError if no architecture is within the budgets as measured.
     """
     trials: list[dict[str, Any]] = []
     while len(trials) < _MOST_TRIALS:
@@ -67,6 +59,7 @@ def settle(
         readings = meter(found.architecture)
         predicted = architecture_costs(table, found.architecture)
         trials.append(_told(found.architecture, predicted, readings, progress))
+        keep(trials)
         over = [b for b in budgets if b.resource in readings and readings[b.resource].upper > b.value]
         if not over:
             return Settled(found, table, readings, trials)
@@ -76,7 +69,8 @@ def settle(
                 "architecture derived again"
             )
             predicted_now = architecture_costs(table, found.architecture)[budget.resource]
-            table = corrected(table, budget.resource, counts, predicted_now, readings[budget.resource].upper)
+            reading = readings[budget.resource]
+            table = corrected(table, budget.resource, counts, predicted_now, reading.median, reading.upper)
     raise _out_of_reach(f"{len(trials)} networks within the budget by the table were measured to be over it", trials)
 
 
@@ -96,6 +90,7 @@ def _told(
             "predicted": predicted[resource],
             "measured": reading.median,
             "measured_at_most": reading.upper,
+            **reading.about,
         }
     return record
 
@@ -108,7 +103,10 @@ def _out_of_reach(reason: str, trials: Sequence[Mapping[str, Any]]) -> BudgetErr
         if key != "group_counts"
     ]
     measured = f" Measured: {', '.join(told)}." if told else ""
-    return BudgetError(f"{reason}.{measured} Raise the budget, or measure the table again if the device has changed")
+    return BudgetError(
+        f"{reason}.{measured} What was searched is kept: `bmtas decode --budget` derives a tree for another budget from it, without "
+        "another search. If the device has changed, measure the table again"
+    )
 
 
 def _text(value: float, budget: Budget) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from bmtas.architecture import Architecture
-from bmtas.closing import Reading, Settled
-from bmtas.config import Decode, RunConfig
+from bmtas.closing import Settled, settle
+from bmtas.config import Decode, Method, RunConfig
 from bmtas.errors import BudgetError, UsageError
 from bmtas.expectation import read_probabilities
 from bmtas.files import atomic_path
@@ -16,52 +18,72 @@ from bmtas.methods.finder import Found
 from bmtas.planning import resolve_budgets
 from bmtas.plots_tree import draw_tree
 from bmtas.progress import Progress
+from bmtas.readings import Meter, Reading
 from bmtas.runs import FOUND, Run, create_run
 from bmtas.tables import architecture_costs
-from bmtas.workflow import write_found
+from bmtas.workflow import keep_trials, write_found
 from costs.correction import corrected
-from costs.errors import BudgetBelowReach
 from costs.table import CostTable
-from costs.units import Resource, format_quantity, parse_budget
+from costs.units import Budget, Resource, format_quantity, parse_budget
 
 
-def decode_again(
-    run: Run,
-    budgets: Sequence[str],
-    readings: Mapping[Resource, Reading],
-    progress: Progress,
-) -> Run:
-    """Derive a tree from the probabilities of `run`, write it into a new run folder beside it, and return that.
+@dataclass(frozen=True)
+class Again:
+    """What is to be decoded anew: a run with probabilities, the table to do it by, and the budgets."""
 
-    `budgets` (none: those of `run`) are kept by the table of `run`, corrected by `readings`: what its network found was measured to
-    take. Nothing is searched again. Raises UsageError if the run has no probabilities, BudgetError where no tree fits.
+    run: Run
+    config: RunConfig
+    table: CostTable
+    budgets: tuple[Budget, ...]
+
+
+def plan_again(run: Run, budgets: Sequence[str], readings: Mapping[Resource, Reading], progress: Progress) -> Again:
+    """Return how `run` is decoded again: for `budgets` (none: its own), by its table, corrected by `readings` of its network.
+
+    Raises UsageError if the run cannot be decoded again, BudgetError where no tree is within the budgets by the table.
     """
-    config, probabilities = run.config(), read_probabilities(run)
+    config, table = run.config(), run.table()
+    if config.method is not Method.BRANCHED:
+        raise UsageError(
+            f"{run.name} is of --method {config.method.value}, which has no probabilities to decode; start `bmtas search` with the other "
+            "budget, which takes seconds where nothing is trained"
+        )
     if config.decode is Decode.ARGMAX:
         raise UsageError(f"{run.name} was searched with --decode argmax, which keeps no budget; search anew without it")
-    found = run.architecture(FOUND)
-    table = _corrected(run.table(), found, readings, progress)
+    if readings:
+        table = _corrected(table, run.architecture(FOUND), readings, progress)
     try:
         chosen, notes = resolve_budgets([parse_budget(text) for text in budgets or config.budgets], table)
     except BudgetError as error:
         raise BudgetError(f"by the table{' as corrected' if readings else ''}, {error}") from None
     for note in notes:
         progress.note(note)
-    try:
-        groupings, details = decode(Decode.BEST, probabilities, table, chosen)
-    except BudgetBelowReach as error:
-        raise BudgetError(str(error)) from None
-    tree = Architecture(
-        backbone=found.backbone,
-        method=found.method,
-        tasks=found.tasks,
-        groupings=tuple(tuple(tuple(found.tasks[i] for i in block) for block in grouping) for grouping in groupings),
-    )
-    new = config.model_copy(update={"budgets": [budget.text for budget in chosen]})
-    made = _folder(run, new, table)
-    settled = Settled(Found(tree, {**details, "decoded_from": run.name}), table, {}, [])
-    write_found(made, config.task_list(), chosen, settled)
-    draw_tree(tree, table, made.search_folder / "tree.png")
+    return Again(run, config, table, tuple(chosen))
+
+
+def decode_again(again: Again, table: CostTable, meter: Meter | None, progress: Progress) -> Run:
+    """Derive a tree from the probabilities of a run, write it into a new run folder beside it, and return that.
+
+    `table` is that of `again`, or one with a margin; with a `meter` the network found is measured, as after a search. Nothing is searched again.
+    Raises UsageError if there are no probabilities, BudgetError where no network is within the budgets.
+    """
+    run, config, budgets = again.run, again.config, again.budgets
+    probabilities = read_probabilities(run)
+    names = tuple(task.name for task in config.task_list())
+
+    def derive(by: CostTable) -> Found:
+        groupings, details = decode(Decode.BEST, probabilities, by, budgets)
+        named = tuple(tuple(tuple(names[i] for i in block) for block in grouping) for grouping in groupings)
+        tree = Architecture(backbone=config.backbone, method=config.method.value, tasks=names, groupings=named)
+        return Found(tree, {**details, "decoded_from": run.name})
+
+    if meter is None:
+        settled = Settled(derive(table), table, {}, [])
+    else:
+        settled = settle(derive, table, budgets, meter, progress, partial(keep_trials, run))
+    made = _folder(run, config.model_copy(update={"budgets": [budget.text for budget in budgets]}), settled.table)
+    write_found(made, config.task_list(), budgets, settled)
+    draw_tree(settled.found.architecture, settled.table, made.search_folder / "tree.png")
     return made
 
 
@@ -73,10 +95,10 @@ def _corrected(
         predicted = architecture_costs(table, found)[resource]
         said = [format_quantity(value, resource, digits=4) for value in (predicted, reading.median, reading.upper)]
         progress.note(
-            f"{resource.label.lower()}: predicted {said[0]}, measured {said[1]} (at most {said[2]}); the table is corrected by "
+            f"{resource.label.lower()}: the table says {said[0]}, measured was {said[1]} (at most {said[2]}); the table is corrected by "
             f"{reading.upper / predicted - 1:+.1%}"
         )
-        table = corrected(table, resource, list(found.group_counts), predicted, reading.upper)
+        table = corrected(table, resource, list(found.group_counts), predicted, reading.median, reading.upper)
     return table
 
 

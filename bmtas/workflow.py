@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bmtas.checkpoint import has_checkpoint
-from bmtas.closing import Meter, Settled, settle
+from bmtas.closing import Settled, settle
 from bmtas.config import Method, RunConfig
 from bmtas.data.batches import Loader
 from bmtas.data.check import check_labels
@@ -23,6 +25,7 @@ from bmtas.planning import Plan
 from bmtas.plots_tree import draw_tree
 from bmtas.progress import Progress
 from bmtas.proof import prove_costs
+from bmtas.readings import Meter
 from bmtas.run_training import open_run_dataset
 from bmtas.runs import FOUND, Run, all_runs, create_run
 from bmtas.tasks import Task
@@ -76,7 +79,7 @@ def _hand_over(run: Run, plan: Plan, finder: Finder, meter: Meter | None, progre
     if meter is None:
         settled = Settled(finder.derive(plan.table), plan.table, {}, [])
     else:
-        settled = settle(finder.derive, plan.table, plan.budgets, meter, progress)
+        settled = settle(finder.derive, plan.table, plan.budgets, meter, progress, partial(keep_trials, run))
     if settled.table != run.table():  # corrected, or with a margin
         write_text(run.path / "table.json", settled.table.to_json())
     write_found(run, plan.config.task_list(), plan.budgets, settled)
@@ -114,6 +117,11 @@ def _differences(one: RunConfig, other: RunConfig) -> str:
             said = f"{value} there, {now} now"
             told.append(f"{name} ({said})" if len(said) <= _SHORT else name)
     return ", ".join(told)
+
+
+def keep_trials(run: Run, trials: list[dict[str, Any]]) -> None:
+    """Write what was measured so far beside the search, where it stays if no network fits."""
+    write_json(run.search_folder / "trials.json", {"schema_version": 1, "trials": trials})
 
 
 def write_found(run: Run, tasks: Sequence[Task], budgets: Sequence[Budget], settled: Settled) -> None:

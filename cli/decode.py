@@ -32,21 +32,28 @@ def decode_command(
 
     Example: bmtas decode --budget 12ms --measured bench.json
     """
-    from bmtas.decoding import decode_again
+    from bmtas.decoding import decode_again, plan_again
     from bmtas.errors import UsageError
     from bmtas.files import read_json
-    from bmtas.runs import open_run
+    from bmtas.runs import FOUND, open_run
+    from bmtas.tables import architecture_costs
     from cli.console import ShownProgress, emit_json, out
     from cli.show import render_run
+    from export.latency.keeping import metered
     from export.latency.readings import readings_from
 
     if not budget and measured is None:
         raise UsageError("give other budgets (--budget), what the device has measured (--measured), or both")
     chosen = open_run(runs, run)
     with ShownProgress(quiet=quiet) as progress:
-        table, tasks = chosen.table(), tuple(task["name"] for task in chosen.config().tasks)
-        readings = {} if measured is None else readings_from(measured, table, tasks, network)
-        made = decode_again(chosen, tuple(budget or ()), readings, progress)
+        table, tasks = chosen.table(), chosen.config().task_list()
+        readings = {}
+        if measured is not None:
+            costs = architecture_costs(table, chosen.architecture(FOUND))
+            readings = readings_from(measured, table, costs, tuple(task.name for task in tasks), network)
+        again = plan_again(chosen, tuple(budget or ()), readings, progress)
+        kept = metered(again.table, again.budgets, tasks, progress)
+        made = decode_again(again, kept.table, kept.meter, progress)
     if json is not None:
         emit_json({"run": str(made.path), **read_json(made.architecture_path, 1)}, json)
     if json != "-":

@@ -100,7 +100,13 @@ def profile_command(
 
     Example: bmtas profile --backbone resnet50 --tasks pascal-context --size 512x512
     """
-    given: dict[str, object] = {"kit": kit, "precision": precision, "runtime": runtime, "provider": provider, "threads": threads}
+    given: dict[str, object] = {
+        "kit": kit,
+        "precision": precision,
+        "runtime": runtime,
+        "provider": provider,
+        "threads": threads,
+    }
     given |= {"passes": passes, "energy": energy or None}
     if latency:
         if tasks_count is not None:
@@ -108,7 +114,7 @@ def profile_command(
                 "--tasks-count makes up its tasks, and --latency measures networks of real ones; leave one out"
             )
         asked = Asked(
-            data or tasks or "pascal-context",
+            data or tasks or "scenes",  # what `bmtas search` takes, so that the table fits it
             tasks if data is not None else None,
             backbone,
             size,

@@ -12,8 +12,10 @@ from cli.options import Json, Quiet
 
 if TYPE_CHECKING:
     from bmtas.progress import Progress
+    from costs.table import CostTable
     from export.latency.fit import Fitted
     from export.latency.kit import Kit
+    from export.latency.setting import Setting
 
 PASSES = 10
 _FOLDER = Path("latency-kit")
@@ -98,14 +100,15 @@ def prepare(kit: Path, asked: Asked, progress: Progress, *, held_out: int = 20, 
     """Write the kit that is asked for and return its manifest."""
     from bmtas.networks.backbone import get_backbone
     from bmtas.profile import build_table
-    from export.latency.prepare import KitRequest, known_runtime, prepare_kit
+    from export.latency.prepare import KitRequest, known_precisions, known_runtime, prepare_kit
 
     tasks, size = asked.resolved()
     request = KitRequest(
         table=build_table(get_backbone(asked.backbone), tasks, size),
         tasks=tuple(tasks),
-        precisions=tuple(_listed(asked.precision)),
+        precisions=known_precisions(_listed(asked.precision)),
         runtime=known_runtime(asked.runtime),
+        data=asked.data,
         held_out=held_out,
         seed=seed,
     )
@@ -130,6 +133,7 @@ def run_command(
     from cli.console import ShownProgress
     from export.latency.kit import read_kit
 
+    _check_shown(picture, json, threads, precision)
     with ShownProgress(quiet=quiet) as progress:
         made = measure(kit, read_kit(kit), precision, How(provider, threads, passes, energy), progress)
     _present(made, picture, json)
@@ -149,6 +153,7 @@ def measure_here(
     from export.latency.kit import MANIFEST, read_kit
 
     folder = folder or _FOLDER
+    _check_shown(picture, json, how.threads, asked.precision)
     with ShownProgress(quiet=quiet) as progress:
         if (folder / MANIFEST).exists():
             kit = read_kit(folder)
@@ -163,15 +168,19 @@ def measure_here(
 def _require_same(folder: Path, kit: Kit, asked: Asked) -> None:
     """Raise UsageError if the kit in `folder` is not the one that the options describe."""
     from bmtas.errors import UsageError
+    from bmtas.networks.backbone import get_backbone
+    from bmtas.profile import build_table
+    from costs.units import Resource
 
     tasks, size = asked.resolved()
-    table = kit.counted()
+    table, wanted_table = kit.counted(), build_table(get_backbone(asked.backbone), tasks, size)
     for what, found, wanted in (
         ("the backbone", table.backbone, asked.backbone),
-        ("the tasks", list(table.tasks), [task.name for task in tasks]),
+        ("the tasks", list(table.tasks), list(wanted_table.tasks)),
         ("the size", tuple(table.input_size), tuple(size)),
         ("the runtime", kit.runtime, asked.runtime),
         ("the precisions", sorted(kit.precisions), sorted({*kit.precisions, *_listed(asked.precision)})),
+        ("multiply-adds", table.separate_total(Resource.MADDS), wanted_table.separate_total(Resource.MADDS)),
     ):
         if found != wanted:
             raise UsageError(
@@ -191,23 +200,49 @@ class How:
 
 def measure(folder: Path, kit: Kit, precision: str | None, how: How, progress: Progress) -> list[tuple[Path, Fitted]]:
     """Measure all settings that the options ask for, one after the other; return the tables' files and contents."""
-    from bmtas.errors import UsageError
     from export.latency.measure import Effort
-    from export.latency.setting import Setting
+    from export.latency.setting import check_setting
     from export.latency.tables import measured_table
 
     effort = Effort(least=min(_LEAST_PASSES, how.passes), most=how.passes, energy_s=_ENERGY_S if how.energy else 0.0)
+    settings = _settings(kit, precision, how)
+    for setting in settings:  # all of them before the first is measured, which takes minutes
+        check_setting(kit, setting)
     made = []
-    for word in _listed(how.threads):
-        if not word.isdecimal():
-            raise UsageError(
-                f"--threads {word!r}: expected whole numbers with commas, as in 1,2; 0 lets the runtime choose"
-            )
-        for name in _listed(precision) if precision else kit.precisions:
-            setting = Setting(name, how.provider, int(word))
-            progress.note(f"measuring {setting.label}")
-            made.append(measured_table(folder, kit, setting, progress, effort))
+    for setting in settings:
+        progress.note(f"measuring {setting.label}")
+        made.append(measured_table(folder, kit, setting, progress, effort))
     return made
+
+
+def _settings(kit: Kit, precision: str | None, how: How) -> list[Setting]:
+    from bmtas.errors import UsageError
+    from export.latency.setting import Setting
+
+    threads, precisions = _listed(how.threads), list(kit.precisions) if precision is None else _listed(precision)
+    if not threads or not all(word.isdecimal() for word in threads):
+        raise UsageError(
+            f"--threads {how.threads!r}: expected whole numbers with commas, as in 1,2; 0 lets the runtime choose"
+        )
+    if not precisions:
+        raise UsageError(
+            f"--precision {precision!r}: expected one of {', '.join(kit.precisions)}, or several with commas"
+        )
+    return [Setting(name, how.provider, int(word), kit.runtime) for word in threads for name in precisions]
+
+
+def _check_shown(picture: Path | None, json: str | None, threads: str, precisions: str | None) -> None:
+    """Raise UsageError, before anything is measured, for what could not be written afterwards."""
+    from bmtas.errors import UsageError
+
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UsageError(f"--picture {picture}: the picture is a PNG; give it a name that ends in .png")
+    several = len(_listed(threads)) > 1 or len(_listed(precisions or "")) > 1
+    if several and (picture is not None or json is not None):
+        raise UsageError(
+            "--picture and --json are of one table, and several are asked for; each is written into the kit's folder, and "
+            "`bmtas profile show TABLE` draws it and gives its JSON"
+        )
 
 
 def show_command(
@@ -244,8 +279,22 @@ def _present(made: list[tuple[Path, Fitted]], picture: Path | None, json: str | 
             for line in verdict(fitted.table, resource):
                 out().print(line, soft_wrap=True, markup=False)
         out().print(
-            f"table: {path}; search with it: bmtas search --costs {path} --budget ...ms", soft_wrap=True, markup=False
+            f"table: {path}; search with it:\n    {_search_command(path, fitted.table)}", soft_wrap=True, markup=False
         )
+
+
+def _search_command(path: Path, table: CostTable) -> str:
+    """Return the command that keeps a budget by the table: halfway between what trees can take."""
+    from costs.reach import budget_range
+    from costs.units import Resource, format_quantity
+
+    height, width = table.input_size
+    resource = Resource.LATENCY_MS if Resource.LATENCY_MS in table.resources() else table.resources()[0]
+    budget = format_quantity(sum(budget_range(table, resource)) / 2, resource).replace(" ", "")
+    return (
+        f"bmtas search --data {table.provenance.get('data') or 'DATA'} --tasks {','.join(table.tasks)} --backbone {table.backbone} "
+        f"--size {height}x{width} --costs {path} --budget {budget}"
+    )
 
 
 def _listed(text: str) -> list[str]:

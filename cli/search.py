@@ -13,7 +13,9 @@ from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs
 def search_command(
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="9GMAdds, 4.5MParams or 64MiB, or with --costs 12ms or 40mJ; may be given once per resource."),
+        typer.Option(
+            help="9GMAdds, 4.5MParams or 64MiB, or with --costs 12ms or 40mJ; may be given once per resource."
+        ),
     ] = None,
     data: Annotated[
         str,
@@ -127,6 +129,8 @@ def search_command(
 
     Example: bmtas search --data examples/ccp.yaml --budget 3GMAdds
     """
+    from dataclasses import replace
+
     from bmtas.config import Decode, Method, Preset
     from bmtas.data.check import check_labels
     from bmtas.errors import UsageError, nearest
@@ -138,18 +142,19 @@ def search_command(
     from bmtas.workflow import run_search
     from cli.console import ShownProgress, emit_json, out, parse_size
     from cli.show import render_run
-    from export.latency.meter import metered
+    from export.latency.keeping import metered
 
-    if preset not in [p.value for p in Preset]:
-        raise UsageError(f"unknown preset {preset!r}; {nearest(preset, [p.value for p in Preset])}")
+    for option, value, known in (
+        ("--preset", preset, Preset),
+        ("--decode", decode, Decode),
+        ("--method", method, Method),
+    ):
+        if value not in [choice.value for choice in known]:
+            raise UsageError(f"unknown {option} {value!r}; {nearest(value, [choice.value for choice in known])}")
     if resource_weight is not None and no_resource_term:
         raise UsageError("--resource-weight and --no-resource-term contradict each other; leave one out")
     if no_resizing and search_size is not None:
         raise UsageError("--no-resizing and --search-size contradict each other; leave one out")
-    if decode not in [d.value for d in Decode]:
-        raise UsageError(f"unknown --decode {decode!r}; {nearest(decode, [d.value for d in Decode])}")
-    if method not in [m.value for m in Method]:
-        raise UsageError(f"unknown --method {method!r}; {nearest(method, [m.value for m in Method])}")
     other = None if reference is None else open_run(runs, reference)
     request = Request(
         data=data,
@@ -192,14 +197,23 @@ def search_command(
         plan = plan_search(request)
         for note in plan.notes:
             progress.note(note)
-        kept = metered(plan, progress)
         if dry_run:
             if speaks():
+                kept = metered(plan.table, plan.budgets, plan.config.task_list(), progress, measure=False)
+                plan = replace(plan, table=kept.table)
                 check_labels(plan.dataset, plan.config.task_list(), progress)
                 _describe(plan, json)
             return
         how = How(join_processes(device), compile=compiled, tensorboard=tensorboard)
-        run = run_search(kept.plan, runs, progress, how, new=new, meter=kept.meter)
+        meters: list[Any] = []  # of the first process alone, for processes that measure at once slow each other down
+
+        def table_to_keep() -> Any:
+            kept = metered(plan.table, plan.budgets, plan.config.task_list(), progress)
+            meters.append(kept.meter)
+            return kept.table
+
+        plan = replace(plan, table=how.parallel.decided(table_to_keep))
+        run = run_search(plan, runs, progress, how, new=new, meter=meters[0] if meters else None)
         how.parallel.leave()
     if not speaks():
         return

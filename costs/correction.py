@@ -40,20 +40,40 @@ def scaled(table: CostTable, resource: Resource, factor: float) -> CostTable:
 
 
 def corrected(
-    table: CostTable, resource: Resource, group_counts: Sequence[int], predicted: float, measured: float
+    table: CostTable, resource: Resource, group_counts: Sequence[int], predicted: float, median: float, upper: float
 ) -> CostTable:
-    """Return the table scaled by `measured` / `predicted` (base unit), what one network took and what the table said; both are noted in it.
+    """Return the table scaled by `upper` / `predicted` (base unit): the upper end of what one network was measured to take, and what the
+    table said. Both are noted in it; a margin that it had is gone.
 
     One network says how far the table is off as a whole, and not in which layer. The factor is rounded up, so that a network that was
     measured to be over a budget is over it by the corrected table, too, and is not found again. Raises CostError if one of
     the two is no positive number, or the table says nothing of the resource.
     """
     resource = as_resource(resource)
-    factor = measured / predicted * (1 + _ROUNDED_UP) if predicted > 0 else math.inf
+    factor = upper / predicted * (1 + _ROUNDED_UP) if predicted > 0 else math.inf
+    note = Correction(group_counts=list(group_counts), predicted=predicted, median=median, upper=upper, factor=factor)
     result = scaled(table, resource, factor)
     known = table.measured.get(resource)
     if known is None:
         return result
-    note = Correction(group_counts=list(group_counts), predicted=predicted, measured=measured, factor=factor)
-    noted = known.model_copy(update={"corrections": [*known.corrections, note]})
+    noted = known.model_copy(update={"corrections": [*known.corrections, note], "margin": 1.0})
     return result.model_copy(update={"measured": {**table.measured, resource: noted}})
+
+
+def with_margin(table: CostTable, resource: Resource) -> CostTable:
+    """Return the table with costs as much higher as the worst held-out network was above it; as it is if it has that margin already.
+
+    For where the network found cannot be measured. Raises CostError if the table does not say how the resource was measured.
+    """
+    resource = as_resource(resource)
+    known = table.measured.get(resource)
+    if known is None:
+        raise CostError(
+            f"{resource}: the table does not say how it was measured, so it has no held-out error to take a margin by"
+        )
+    margin = max(known.held_out.ratio_interval[1], 1.0)
+    if known.margin >= margin:
+        return table
+    noted = known.model_copy(update={"margin": margin})
+    higher = scaled(table, resource, margin / known.margin)
+    return higher.model_copy(update={"measured": {**table.measured, resource: noted}})

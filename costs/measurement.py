@@ -40,11 +40,15 @@ class HeldOut(Frozen):
 
 
 class Correction(Frozen):
-    """A network that was measured after the table: all costs were multiplied by `factor`, measured / predicted."""
+    """A network that was measured after the table: all costs were multiplied by `factor`, `upper` / `predicted`.
+
+    `median` and `upper` are what was measured: the median, and the upper end of its confidence interval.
+    """
 
     group_counts: list[_Positive]
     predicted: _Ratio
-    measured: _Ratio
+    median: _Ratio
+    upper: _Ratio
     factor: _Ratio
 
 
@@ -60,9 +64,11 @@ class Measurement(Frozen):
         date: when the last of it was measured, ISO 8601.
         samples: runs of each part and network, at least.
         spread: median over all parts of the relative standard error of their medians.
-        held_out: None if the networks were not measured.
+        held_out: how far whole networks were from the table when it was fitted, before any correction.
         coefficients: of the fit (`export.latency.fit`): `sum`, `elements`, `constant`.
         corrections: those applied since, in order.
+        margin: the costs in the table are so many times what was fitted and corrected, for a device that is not at hand.
+        rail: of energy: the power rail that was measured.
     """
 
     precision: str
@@ -76,6 +82,8 @@ class Measurement(Frozen):
     held_out: HeldOut
     coefficients: dict[str, float]
     corrections: list[Correction] = Field(default_factory=list)
+    margin: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    rail: str | None = None
 
 
 Measurements = dict[Resource, Measurement]

@@ -64,9 +64,9 @@ def fit_table(kit: Kit, measured: Visits, setting: Setting) -> Fitted:
     """Return the table of a kit that was measured in `setting`: multiply-adds and parameters as counted, latency and, where it was
     measured, energy as fitted. Raises UsageError if an item was not measured.
     """
-    table = _counted_alone(kit.counted())
+    table = _counted_alone(kit.counted(), kit.data)
     networks = {}
-    resources = [Resource.LATENCY_MS, *([Resource.ENERGY_MJ] if measured.header.energy else [])]
+    resources = [Resource.LATENCY_MS, *([Resource.ENERGY_MJ] if measured.header.rail is not None else [])]
     for resource in resources:
         fit = _Fit(kit, _values(kit, measured, resource), resource)
         table, networks[resource] = fit.into(table), fit.networks()
@@ -75,7 +75,7 @@ def fit_table(kit: Kit, measured: Visits, setting: Setting) -> Fitted:
     return Fitted(table, networks)
 
 
-def _counted_alone(counted: CostTable) -> CostTable:
+def _counted_alone(counted: CostTable, data: str) -> CostTable:
     """Return the counted table with multiply-adds and parameters alone: the bound of memory is another version's business."""
     kept = (Resource.MADDS, Resource.PARAMS)
     return CostTable(
@@ -86,7 +86,7 @@ def _counted_alone(counted: CostTable) -> CostTable:
         depends_on=dict.fromkeys(kept, "groups_proportional"),
         layers=[LayerCost(name=x.name, per_group={r: x.per_group[r] for r in kept}) for x in counted.layers],
         fixed=[part.model_copy(update={"cost": {r: part.cost[r] for r in kept}}) for part in counted.fixed],
-        provenance=counted.provenance,
+        provenance={**counted.provenance, "data": data},
     )
 
 
@@ -157,7 +157,7 @@ class _Fit:
         layers = [
             self._cost(layer.name, n, coefficients)
             for layer in self._counted.layers
-            for n in (1, len(self._counted.tasks))
+            for n in range(1, len(self._counted.tasks) + 1)
         ]
         parts = [self._cost(part.name, 1, coefficients) for part in self._counted.fixed]
         return min([*layers, *parts, sum(parts) + coefficients["constant"]]) > 0
@@ -207,7 +207,7 @@ class _Fit:
 
     def networks(self) -> list[Network]:
         """Return all whole networks of the kit with what was measured and what is predicted."""
-        table = self.into(_counted_alone(self._counted))
+        table = self.into(_counted_alone(self._counted, self._kit.data))
         return [self._network(entry, table) for entry in self._kit.networks]
 
     def _network(self, entry: NetworkEntry, table: CostTable) -> Network:
@@ -259,11 +259,16 @@ def _about(
         threads=setting.threads,
         device=measured.header.device,
         date=max(visit.date for visit in measured.visits),
-        samples=min(sum(len(visit.latency_ms) for visit in found) for found in visits.values()),
+        samples=min(sum(_samples(visit, resource) for visit in found) for found in visits.values()),
         spread=statistics.median(errors) if errors else 0.0,
         held_out=held_out([n for n in networks if n.role == "held_out"]),
         coefficients=coefficients,
+        rail=measured.header.rail if resource is Resource.ENERGY_MJ else None,
     )
+
+
+def _samples(visit: Visit, resource: Resource) -> int:
+    return len(visit.latency_ms) if resource is Resource.LATENCY_MS else int(visit.energy_mj is not None)
 
 
 def held_out(networks: Sequence[Network]) -> HeldOut:

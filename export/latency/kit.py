@@ -26,8 +26,11 @@ WEIGHTS: Final = "weights.bin"
 ANCHOR: Final = "net.shared"
 """The all-shared network: everything is measured in turn with it, so that drift of the machine cancels."""
 
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt"]
 Role = Literal["anchor", "separate", "fit", "held_out"]
+_Name = Annotated[str, Field(pattern=r"^[^/\\\x00]+$", max_length=200)]
+"""Becomes a part of a file's name, which must not lead elsewhere."""
 _Count = Annotated[int, Field(gt=0, strict=True)]
 
 
@@ -38,7 +41,7 @@ class _Frozen(BaseModel):
 class PartEntry(_Frozen):
     """`copies` copies of one operation (`stem`, `layers.07`, `heads.depth`) side by side; `elements` are read and given by one."""
 
-    name: str
+    name: _Name
     operation: str
     copies: _Count
     elements: _Count
@@ -47,18 +50,19 @@ class PartEntry(_Frozen):
 class NetworkEntry(_Frozen):
     """A whole network, and what it is for; `architecture` is that of `architecture.json`."""
 
-    name: str
+    name: _Name
     role: Role
     architecture: dict[str, Any]
 
 
 class Kit(_Frozen):
-    """The manifest. `files` maps each file's path in the kit to its SHA-256, `table` is the counted cost table."""
+    """The manifest. `files` maps each file's path in the kit to its SHA-256, `table` is the counted cost table, `data` what it was asked for with."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     written_by: str
     runtime: RuntimeName
-    precisions: Annotated[list[str], Field(min_length=1)]
+    precisions: Annotated[list[PrecisionName], Field(min_length=1)]
+    data: str
     table: dict[str, Any]
     parts: Annotated[list[PartEntry], Field(min_length=1)]
     networks: Annotated[list[NetworkEntry], Field(min_length=1)]
@@ -74,6 +78,9 @@ class Kit(_Frozen):
             raise ValueError(f"the kit has no part for {missing[:3]}; prepare it anew")
         if not any(network.name == ANCHOR for network in self.networks):
             raise ValueError(f"the kit has no network {ANCHOR!r}; prepare it anew")
+        roles = [network.role for network in self.networks]
+        if roles.count("held_out") < 1 or roles.count("fit") < 1:
+            raise ValueError("the kit has no networks to fit to, or none to be held against; prepare it anew")
         for precision in self.precisions:
             absent = [item for item in self.items() if file_of(precision, item) not in self.files]
             if absent:
@@ -109,7 +116,8 @@ def read_kit(folder: Path) -> Kit:
     try:
         kit = Kit.model_validate(data)
     except ValidationError as error:
-        raise UsageError(f"{folder / MANIFEST}: {first_problem(error)}") from None
+        problem = first_problem(error).removeprefix(": Value error, ")  # of the whole, and not of one field
+        raise UsageError(f"{folder / MANIFEST}: {problem}") from None
     except CostError as error:
         raise UsageError(f"{folder / MANIFEST}: {error}") from None
     for name, wanted in kit.files.items():

@@ -7,9 +7,8 @@ times, far apart. What is measured is written line by line, and the same command
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -25,10 +24,16 @@ from bmtas.progress import Progress
 from export.latency.kit import ANCHOR, MANIFEST, Kit
 from export.latency.setting import Opener, Setting, opener
 from export.latency.visits import Header, Visit, standard_error, visits_of
+from export.machine.energy import energy_of_runs, rail_for
 from export.machine.identity import Identity, identify, unlike
 from export.machine.sampler import Sampler
 from export.sessions.protocol import Session
 from export.stopwatch import Timed, timed
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 _ROUNDS: Final = 4
 _RUNS: Final = 3
@@ -69,6 +74,27 @@ def measure_kit(
     Goes on with the file if there is one. Raises UsageError if it is of another machine, kit or setting, Interrupted after a signal,
     and what opening a file raises.
     """
+    with _alone(folder):
+        return _measure(folder, kit, setting, progress, effort, root)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep out a second measurement of the same kit: both would be wrong. Where the system has no such locks, nobody is kept out."""
+    if fcntl is None:
+        yield
+        return
+    with (folder / MANIFEST).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{folder} is being measured by another process; measurements at the same time disturb each other: wait for it"
+            ) from None
+        yield
+
+
+def _measure(folder: Path, kit: Kit, setting: Setting, progress: Progress, effort: Effort, root: Path) -> Path:
     path = measured_path(folder, setting)
     open_item = opener(folder, kit, setting, progress)
     anchor = open_item(ANCHOR)
@@ -78,16 +104,12 @@ def measure_kit(
         runtime=anchor.runtime,
         provider=anchor.provider,
         device=identify(root).model_dump(mode="json"),
-        energy=effort.energy_s > 0,
+        rail=_rail(anchor.provider, root) if effort.energy_s > 0 else None,
     )
     order = [item for item in kit.items() if item != ANCHOR]
     with Sampler(root) as sampler, stop_between_steps() as stop:
-        if effort.energy_s > 0 and sampler.main_rail is None:
-            raise UsageError(
-                f"nothing on this machine measures power ({'; '.join(sampler.conditions().unavailable.values())}): leave out --energy"
-            )
         done = _begun(path, header)
-        visiting = _Visiting(anchor, open_item, effort, sampler)
+        visiting = _Visiting(anchor, open_item, effort, sampler, header.rail)
         for number in range(effort.most):
             due = _due(order, done, number, effort)
             progress.start(f"pass {number + 1}", len(order), len(order) - len(due))
@@ -109,13 +131,25 @@ def _begun(path: Path, header: Header) -> list[Visit]:
         return []
     found = visits_of(path)
     differences = header.differences(found.header)
-    differences += unlike(Identity.model_validate(found.header.device), Identity.model_validate(header.device))
+    differences += unlike(found.machine, Identity.model_validate(header.device), header.runtime.split()[0])
     if differences:
         raise UsageError(
             f"{path} was begun under other conditions: {'; '.join(differences)}. Times of both cannot stand in one table: rename or "
             "remove that file to begin anew"
         )
     return list(found.visits)
+
+
+def _rail(provider: str, root: Path) -> str:
+    """Return the power rail of what runs the networks. Raises UsageError if nothing measures it."""
+    with Sampler(root) as sampler:
+        rail = rail_for(sampler, provider)
+        if rail is None:
+            reasons = "; ".join(sampler.conditions().unavailable.values())
+            raise UsageError(
+                f"nothing on this machine measures the power of {provider} ({reasons}): leave out --energy"
+            )
+    return rail
 
 
 def _due(order: Sequence[str], done: Sequence[Visit], number: int, effort: Effort) -> list[str]:
@@ -137,8 +171,8 @@ def _due(order: Sequence[str], done: Sequence[Visit], number: int, effort: Effor
 class _Visiting:
     """Opens an item, runs it in turn with the anchor, and lets it go."""
 
-    def __init__(self, anchor: Session, open_item: Opener, effort: Effort, sampler: Sampler) -> None:
-        self._open, self._effort, self._sampler = open_item, effort, sampler
+    def __init__(self, anchor: Session, open_item: Opener, effort: Effort, sampler: Sampler, rail: str | None) -> None:
+        self._open, self._effort, self._sampler, self._rail = open_item, effort, sampler, rail
         self._anchor = _candidate(anchor)
         for _ in range(_ROUNDS):
             self._anchor()
@@ -164,24 +198,10 @@ class _Visiting:
         )
 
     def _energy(self, run: Timed) -> float | None:
-        """Return the energy of one run in mJ, of the whole board or GPU, over a stretch long enough for its sensor."""
-        start = time.perf_counter()
-        runs = 0
-        while time.perf_counter() - start < self._effort.energy_s:
-            run()
-            runs += 1
-        end = time.perf_counter()
-        time.sleep(2 * self._sampler.interval_s)  # the reading that ends the stretch
-        energy = self._sampler.energy_mj(start, end)
-        rail = self._sampler.main_rail
-        return None if energy is None or rail is None or rail not in energy else energy[rail] / runs
+        """Return the energy of one run in mJ, over a stretch long enough for its sensor."""
+        return None if self._rail is None else energy_of_runs(run, self._sampler, self._effort.energy_s, self._rail)
 
 
 def _candidate(session: Session) -> Callable[[], float]:
     feeds: dict[str, Any] = {name: spec.noise() for name, spec in session.inputs.items()}
     return timed(partial(session.run, feeds))
-
-
-def anchor_median_ms(visits: Sequence[Visit]) -> float:
-    """Return the median latency of the anchor over all visits, in ms."""
-    return statistics.median(ms for visit in visits for ms in visit.anchor_ms)

@@ -18,7 +18,7 @@ from bmtas.progress import Progress
 from bmtas.tasks import Task
 from costs.table import CostTable
 from export.interface import Interface
-from export.latency.kit import ANCHOR, MANIFEST, Kit, NetworkEntry, PartEntry, Role, RuntimeName, file_of
+from export.latency.kit import ANCHOR, MANIFEST, Kit, NetworkEntry, PartEntry, PrecisionName, Role, RuntimeName, file_of
 from export.latency.sampling import sample_trees
 from export.latency.templates import Templates
 from export.latency.untrained import untrained_network
@@ -40,8 +40,9 @@ class KitRequest:
 
     table: CostTable
     tasks: tuple[Task, ...]
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[PrecisionName, ...] = ("fp32",)
     runtime: RuntimeName = "onnxruntime"
+    data: str = ""
     interface: Interface = Interface()  # noqa: RUF009 -- frozen
     fit: int = _FIT_NETWORKS
     held_out: int = HELD_OUT_NETWORKS
@@ -57,6 +58,12 @@ def prepare_kit(folder: Path, request: KitRequest, progress: Progress) -> Kit:
     progress.start("trace", len(request.tasks))
     templates = trace(request.table, request.tasks, request.interface, progress.advance)
     networks = _networks(request)
+    held_out = sum(role == "held_out" for _, role, _ in networks)
+    if held_out < request.held_out:
+        progress.note(
+            f"{request.held_out} networks were to be held out, but there are so few different trees that {held_out} are; the error "
+            "of the table is known less well"
+        )
     parts = _parts(request, templates)
     models = _models(templates, parts, networks)
     files: dict[str, str] = {}
@@ -76,6 +83,7 @@ def prepare_kit(folder: Path, request: KitRequest, progress: Progress) -> Kit:
         kit = Kit(
             written_by=f"bmtas {own_version()}",
             runtime=request.runtime,
+            data=request.data,
             precisions=list(request.precisions),
             table=request.table.model_dump(mode="json"),
             parts=parts,
@@ -131,6 +139,15 @@ def known_runtime(name: str) -> RuntimeName:
     return found
 
 
+def known_precisions(names: Sequence[str]) -> tuple[PrecisionName, ...]:
+    """Return `names` as precisions. Raises UsageError, with the nearest known one, for one that is none."""
+    known: tuple[PrecisionName, ...] = get_args(PrecisionName)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown precision {name!r}; {nearest(name, known)}")
+    return tuple(precision for name in names for precision in known if precision == name)
+
+
 def _assumed_ranges(model: Any) -> dict[str, tuple[float, float]]:
     """Return a range for every value. What no number below 0 can reach gets none, for runtimes fuse an activation by that."""
     positive: set[str] = set()
@@ -151,10 +168,6 @@ def _check(folder: Path, request: KitRequest) -> None:
         )
     if len(request.tasks) < 2:
         raise UsageError("one task: there is nothing to share, and no table to measure; name two tasks at least")
-    known = ("fp32", *HALF_PRECISIONS, "int8")
-    for precision in request.precisions:
-        if precision not in known:
-            raise UsageError(f"unknown precision {precision!r}; {nearest(precision, known)}")
     if request.held_out < 1 or request.fit < 2:
         raise UsageError(
             f"found {request.fit} networks to fit to and {request.held_out} held out; at least 2 and 1 are needed"

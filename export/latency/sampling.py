@@ -43,7 +43,7 @@ def _spread(trees: list[Architecture], costs: np.ndarray, count: int) -> list[Ar
 
 
 def _tree(table: CostTable, rng: np.random.Generator) -> Architecture:
-    """Draw a tree: in each layer every group of several tasks splits in two with one probability, drawn for the tree."""
+    """Draw a tree: in each layer every group of several tasks splits in two, and its parts again, with one probability, drawn for the tree."""
     chance = 10 ** rng.uniform(-2.0, 0.0)
     groups: list[tuple[str, ...]] = [tuple(table.tasks)]
     groupings = []
@@ -58,4 +58,4 @@ def _split(group: tuple[str, ...], chance: float, rng: np.random.Generator) -> S
         return [group]
     side = rng.random(len(group)) < 0.5
     parts = [tuple(t for t, s in zip(group, side, strict=True) if bool(s) is wanted) for wanted in (True, False)]
-    return [part for part in parts if part]
+    return [smaller for part in parts if part for smaller in _split(part, chance, rng)]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bmtas.errors import UsageError
+from bmtas.errors import UsageError, nearest
 from bmtas.progress import Progress
-from export.latency.kit import Kit, file_of
-from export.sessions.onnx import OnnxSession
+from export.latency.kit import Kit, RuntimeName, file_of
+from export.sessions.onnx import PROVIDERS, OnnxSession
 from export.sessions.openvino import OpenVinoSession
 from export.sessions.protocol import Session
 from export.tensorrt.build import build_plan
@@ -25,12 +25,14 @@ class Setting:
     precision: str = "fp32"
     provider: str = "cpu"
     threads: int = 0
+    runtime: RuntimeName = "onnxruntime"
 
     @property
     def label(self) -> str:
         """What files of this setting are called: `fp32-cpu-2threads`."""
         threads = f"-{self.threads}thread{'s' if self.threads > 1 else ''}" if self.threads else ""
-        return f"{self.precision}-{self.provider}{threads}"
+        where = self.provider if self.runtime == "onnxruntime" else self.runtime
+        return f"{self.precision}-{where}{threads}"
 
 
 class Opener(Protocol):
@@ -40,24 +42,35 @@ class Opener(Protocol):
         """Return the loaded item."""
 
 
-def opener(folder: Path, kit: Kit, setting: Setting, progress: Progress) -> Opener:
-    """Return what opens the items of the kit in its runtime. Raises UsageError where the setting does not fit the kit."""
+def check_setting(kit: Kit, setting: Setting) -> None:
+    """Raise UsageError where a setting does not fit the kit, or would measure something else under its name."""
     if setting.precision not in kit.precisions:
         raise UsageError(
             f"the kit holds {', '.join(kit.precisions)}, not {setting.precision}; prepare it with --precision {setting.precision}"
         )
+    if setting.runtime != kit.runtime:
+        raise UsageError(
+            f"the kit is for {kit.runtime}, not {setting.runtime}; prepare it with --runtime {setting.runtime}"
+        )
+    if setting.provider not in PROVIDERS:
+        raise UsageError(f"unknown provider {setting.provider!r}; {nearest(setting.provider, PROVIDERS)}")
     if kit.runtime != "onnxruntime" and setting.provider != "cpu":
         raise UsageError(f"--provider {setting.provider} is for ONNX Runtime; this kit is for {kit.runtime}")
+    if kit.runtime == "onnxruntime" and setting.provider == "cpu" and setting.precision in ("fp16", "bf16"):
+        raise UsageError(
+            f"ONNX Runtime on CPUs does not compute in {setting.precision}: it would be measured in FP32 under another name; "
+            "take --precision fp32 or int8, or --provider cuda"
+        )
+
+
+def opener(folder: Path, kit: Kit, setting: Setting, progress: Progress) -> Opener:
+    """Return what opens the items of the kit in its runtime. Raises UsageError where the setting does not fit the kit."""
+    check_setting(kit, setting)
     if kit.runtime == "tensorrt":
         return _TensorRT(folder, setting, progress)
     if kit.runtime == "openvino":
         return lambda item: OpenVinoSession(
             folder / file_of(setting.precision, item), setting.precision, setting.threads
-        )
-    if setting.provider == "cpu" and setting.precision in ("fp16", "bf16"):
-        raise UsageError(
-            f"ONNX Runtime on CPUs does not compute in {setting.precision}: it would be measured in FP32 under another name; "
-            "take --precision fp32 or int8, or --provider cuda"
         )
     return lambda item: OnnxSession(folder / file_of(setting.precision, item), setting.provider, setting.threads)
 
@@ -67,10 +80,12 @@ class _TensorRT:
 
     def __init__(self, folder: Path, setting: Setting, progress: Progress) -> None:
         self._folder, self._setting, self._progress = folder, setting, progress
+        self._numbers: dict[str, int] = {}
         self._plans = tempfile.TemporaryDirectory(prefix="bmtas-plans-")
 
     def __call__(self, item: str) -> Session:
-        plan = Path(self._plans.name) / f"{item}.plan"
+        number = self._numbers.setdefault(item, len(self._numbers))
+        plan = Path(self._plans.name) / f"{number}.plan"  # never a name from a file: what lies there is trusted
         if not plan.exists():
             path = self._folder / file_of(self._setting.precision, item)
             plan.write_bytes(build_plan(path, EngineOptions(), self._progress))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bmtas.errors import UsageError
 from bmtas.files import first_problem, read_lines
+from export.machine.identity import Identity
 
 SCHEMA_VERSION: Final = 1
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -24,7 +25,7 @@ class _Frozen(BaseModel):
 
 
 class Header(_Frozen):
-    """What was measured (SHA-256 of the kit's manifest), how, and on what."""
+    """What was measured (SHA-256 of the kit's manifest), how, and on what; `rail` is that of the energy, None where none was measured."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     kit: str
@@ -32,7 +33,7 @@ class Header(_Frozen):
     runtime: str
     provider: str
     device: dict[str, Any]
-    energy: bool
+    rail: str | None
 
     def differences(self, other: Header) -> list[str]:
         """Return in what, but for the device, the two differ."""
@@ -41,7 +42,7 @@ class Header(_Frozen):
             "setting": "setting",
             "runtime": "runtime",
             "provider": "provider",
-            "energy": "energy",
+            "rail": "power rail",
         }
         return [
             said if name == "kit" else f"{said} {getattr(other, name)} there, {getattr(self, name)} now"
@@ -74,6 +75,11 @@ class Visits:
     header: Header
     visits: tuple[Visit, ...]
 
+    @property
+    def machine(self) -> Identity:
+        """The machine that was measured."""
+        return Identity.model_validate(self.header.device)
+
     def of(self, item: str) -> list[Visit]:
         """Return the visits of an item."""
         return [visit for visit in self.visits if visit.item == item]
@@ -84,15 +90,19 @@ def visits_of(path: Path) -> Visits:
     lines = read_lines(path)
     if not lines:
         raise UsageError(f"{path} holds no measurement; `bmtas profile run` writes such files")
+    if not all(isinstance(line, dict) for line in lines):
+        raise UsageError(f"{path} is no file of measurements: a line is no JSON object; remove it and measure anew")
     found = lines[0].get("schema_version")
     if found != SCHEMA_VERSION:
         raise UsageError(
             f"{path}: found schema_version {found!r}, this version of bmtas understands {SCHEMA_VERSION}; measure anew"
         )
     try:
-        return Visits(Header.model_validate(lines[0]), tuple(Visit.model_validate(line) for line in lines[1:]))
+        visits = Visits(Header.model_validate(lines[0]), tuple(Visit.model_validate(line) for line in lines[1:]))
+        Identity.model_validate(visits.header.device)
     except ValidationError as error:
         raise UsageError(f"{path}: {first_problem(error)}; the file was changed: remove it and measure anew") from None
+    return visits
 
 
 def standard_error(values: Sequence[float]) -> float:

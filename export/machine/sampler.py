@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -31,27 +33,38 @@ from export.machine.trace import (
 MOST_SHARE = 0.05
 """Readings take at most this share of the time: where one takes long, the next one waits."""
 
-_SLACK = 2.0  # intervals by which readings may miss the ends of a stretch of time
+_SLACK = 2.0  # gaps between readings by which these may miss the ends of a stretch of time
 
 
 class Sampler:
     """Reads all sensors of this machine every `interval_s` while its block runs, which it does once.
 
-    With `idle_s` the block begins only after that many seconds, in which the power of the idle machine is measured.
+    With `idle_s` the block begins only after that many seconds, in which the power of the idle machine is measured. All times that it
+    takes and tells are seconds of `clock`; `pause` waits while idle power is measured.
     """
 
-    def __init__(self, root: Path = Path("/"), interval_s: float = 0.1, idle_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        interval_s: float = 0.1,
+        idle_s: float = 0.0,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
         """Take note of what to do; sensors are found on entering. Raises ValueError for times that are none."""
-        if interval_s <= 0 or idle_s < 0:
+        if not 0 < interval_s < math.inf or not 0 <= idle_s < math.inf:
             raise ValueError(
                 f"found interval_s {interval_s} and idle_s {idle_s}; more than 0 and at least 0 are needed"
             )
-        self.interval_s = interval_s
+        self.interval_s, self.clock = interval_s, clock
         self.idle_power_w: dict[str, float] | None = None
-        self._root, self._idle_s = root, idle_s
+        self._root, self._idle_s, self._wait = root, idle_s, pause
         self._sources = Sources()
         self._trace = Trace([])
         self._took: list[float] = []
+        self._gaps: list[float] = []
+        self._still: dict[str, str] = {}
         self._reasons: dict[str, set[str]] = {}
         self._stop = threading.Event()
         self._reading = threading.Lock()
@@ -96,20 +109,37 @@ class Sampler:
         main = self._sources.main
         return main.get("board") or main.get(processor)
 
-    def energy_mj(self, start_s: float, end_s: float) -> dict[str, float] | None:
-        """Return the energy in mJ of each rail between two times of time.perf_counter.
+    @property
+    def gap_s(self) -> float:
+        """Return the seconds from one reading to the next: the interval, or longer where a reading takes long (the median so far)."""
+        taken = [statistics.median(self._took) / MOST_SHARE] if self._took else []
+        return max(self.interval_s, *([statistics.median(self._gaps)] if self._gaps else taken))
 
-        From the device's own counter where it has one, otherwise the integral of the sampled power (trapezoids). None where nothing
-        measures power, or where the readings so far do not cover the interval.
+    def read_now(self) -> None:
+        """Read all sensors once more, now; a stretch of time between two such readings is covered, however long readings take."""
+        self._read()
+
+    def energy_mj(self, start_s: float, end_s: float) -> dict[str, float] | None:
+        """Return the energy in mJ of each rail between two times of `clock`.
+
+        From the device's own counter where it has one, otherwise the integral of the sampled power (trapezoids). A counter that did not
+        go on tells nothing of its rail, which is then left out. None where nothing measures power, or where the readings so far do
+        not cover the interval; `why_no_energy` says why.
         """
-        slack = _SLACK * self.interval_s
+        slack = _SLACK * self.gap_s
         found: dict[str, float] = {}
+        stood: set[str] = set()
         for counter in self._sources.counters:
             times, counts = self._counts(counter.name, counter.wraps_at_mj)
             if len(times) > 1 and between(times, start_s, end_s, slack):
-                found[counter.name] = energy_of_counter_mj(times, counts, start_s, end_s)
+                energy = energy_of_counter_mj(times, counts, start_s, end_s)
+                if energy > 0:
+                    found[counter.name] = energy
+                else:  # nor would the power of the same sensor be its energy
+                    stood.add(counter.name)
+                    self._still[counter.name] = f"its counter of energy stood still for {end_s - start_s:.3g} s"
         for sensor in self._sources.sensors:
-            if sensor.quantity == "power_w" and sensor.name not in found:
+            if sensor.quantity == "power_w" and sensor.name not in {*found, *stood}:
                 times, watts = self._trace.column(f"power_w.{sensor.name}")
                 if between(times, start_s, end_s, slack):
                     found[sensor.name] = energy_of_power_mj(times, watts, start_s, end_s)
@@ -117,6 +147,15 @@ class Sampler:
             if all(part in found for part in parts):
                 found[name] = sum(found[part] for part in parts)
         return found or None
+
+    def why_no_energy(self, rail: str | None = None) -> str:
+        """Return why there is no energy of `rail`, or of any: what could not be read, and which counters stood still."""
+        parts = self._sources.totals.get(rail or "", (rail,))
+        reasons = [f"{name}: {reason}" for name, reason in self._still.items() if rail is None or name in parts]
+        if not reasons:
+            told = self._sources.unavailable.items()
+            reasons = [f"{name}: {reason}" for name, reason in told if "power" in name or name == "gpu"]
+        return "; ".join(reasons) or "no reading of power covers the measurement"
 
     def conditions(self) -> Conditions:
         """Return how the machine did until now, or until the block ended."""
@@ -144,23 +183,26 @@ class Sampler:
             throttle_reasons=[f"{part}: {reason}" for part, found in reasons.items() for reason in found],
             reading_ms=statistics.median(took) * 1e3 if took else None,
             share_of_time=sum(took) / times if times > 0 else None,
-            unavailable=dict(self._sources.unavailable),
+            unavailable={**self._sources.unavailable, **{f"energy_mj.{k}": why for k, why in self._still.items()}},
         )
 
     def _measure_idle(self) -> dict[str, float] | None:
-        start = time.perf_counter()
-        time.sleep(self._idle_s)
+        start = self.clock()
+        self._wait(self._idle_s)
+        end = self.clock()
         self._read()
-        end = time.perf_counter()
         energy = self.energy_mj(start, end)
         return None if energy is None else {rail: mj / (end - start) / 1e3 for rail, mj in energy.items()}
 
     def _go_on(self) -> None:
         """Read again and again; a reading that takes long is followed by a longer pause."""
         pause = self._pause()
+        before = self.clock()
         while not self._stop.wait(pause):
+            start = self.clock()
             self._read()
-            pause = self._pause()
+            self._gaps.append(start - before)
+            before, pause = start, self._pause()
 
     def _pause(self) -> float:
         took = self._took[-1]
@@ -168,13 +210,13 @@ class Sampler:
 
     def _read(self) -> None:
         with self._reading:
-            start = time.perf_counter()
+            start = self.clock()
             values = [sensor.read() for sensor in self._sources.sensors]
             values += [counter.read() for counter in self._sources.counters]
             for watch in self._sources.watches:
                 if not watch.events:
                     self._note(watch.part, watch.read())
-            end = time.perf_counter()
+            end = self.clock()
             self._took.append(end - start)
             self._trace.add((start + end) / 2, values)
 
@@ -205,12 +247,12 @@ class Sampler:
         }
         for counter in self._sources.counters:
             if counter.gives_power:
-                found[counter.name] = power_of_counter(
-                    *self._counts(counter.name, counter.wraps_at_mj), self.interval_s / 2
-                )
+                times, watts = power_of_counter(*self._counts(counter.name, counter.wraps_at_mj), self.interval_s / 2)
+                if watts.any():  # one that stood still all the time tells no power
+                    found[counter.name] = times, watts
         for name, parts in self._sources.totals.items():
-            columns = [found[part] for part in parts]
-            if all(len(times) for times, _ in columns):
+            columns = [found[part] for part in parts if part in found]
+            if len(columns) == len(parts) and all(len(times) for times, _ in columns):
                 at = columns[0][0]
                 found[name] = at, np.sum([np.interp(at, times, watts) for times, watts in columns], axis=0)
         return found

@@ -98,7 +98,7 @@ def test_without_a_budget_there_is_one_that_can_be_met(dry: Callable[..., Any], 
     ("arguments", "told"),
     [
         (("--backbone", "mobilenetv2"), "unknown backbone 'mobilenetv2'; did you mean 'mobilenet_v2'?"),
-        (("--preset", "standart"), "unknown preset 'standart'; did you mean 'standard'?"),
+        (("--preset", "standart"), "unknown --preset 'standart'; did you mean 'standard'?"),
         (("--tasks", "semsek"), "unknown task 'semsek'; did you mean 'semseg'?"),
         (("--tasks", "edge,edge"), "name each task once"),
         (("--size", "64"), "--size '64': expected HEIGHTxWIDTH"),

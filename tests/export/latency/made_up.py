@@ -60,9 +60,7 @@ def made_up_kit(fit: int | None = None) -> Kit:
     for number, tree in enumerate(sample_trees(table, 27, seed=0)):
         fitted = number % 3 == 0 if fit is None else number < fit
         networks.append(
-            NetworkEntry(
-                name=f"net.{number:02d}", role="fit" if fitted else "held_out", architecture=tree.to_json()
-            )
+            NetworkEntry(name=f"net.{number:02d}", role="fit" if fitted else "held_out", architecture=tree.to_json())
         )
     items = [part.name for part in parts] + [network.name for network in networks]
     return Kit(
