@@ -8,8 +8,11 @@ from types import ModuleType
 
 from bmtas.errors import EnvironmentProblem
 
-# A device that only measures needs no extra, and the two variants of ONNX Runtime overwrite each other.
-_REMEDIES = {"onnxruntime": "pip install onnxruntime (or onnxruntime-gpu for an NVIDIA GPU; never both)"}
+# A device that only measures needs no extra, which would bring PyTorch; and the two variants of ONNX Runtime overwrite each other.
+_REMEDIES = {
+    "onnxruntime": "pip install onnxruntime (or onnxruntime-gpu for an NVIDIA GPU; never both)",
+    "pynvml": "pip install nvidia-ml-py",
+}
 
 
 def own_version() -> str:

@@ -196,8 +196,11 @@ def latencies_of_one_device(runs: Sequence[Run], measured: Sequence[Measured]) -
     for run in runs:
         bench = read_bench(run)
         if bench is not None:
-            providers = sorted({r["provider"] for r in bench["results"] if r["runtime"].startswith("onnxruntime")})
+            compared = [r for r in bench["results"] if r["runtime"].startswith("onnxruntime")]
+            providers = sorted({r["provider"] for r in compared})
             way = {"device": _device(bench), "threads": _threads(bench), "providers": providers, "fps": _pace(bench)}
+            if bench.get("device_key"):  # where there is none the device itself tells its runtimes
+                way["runtimes"] = sorted({r["runtime"] for r in compared})
             ways.setdefault(json.dumps(way, sort_keys=True), []).append(run.name)
     if len(ways) < 2:
         return list(measured), []
@@ -207,7 +210,9 @@ def latencies_of_one_device(runs: Sequence[Run], measured: Sequence[Measured]) -
 
 
 def _device(bench: dict[str, Any]) -> Any:
-    """Return what of the device decides about latencies: not its Python, its kernel or what could not be read."""
+    """Return what of the device decides about latencies: its key, or where an older bmtas wrote none, all but its Python and kernel."""
+    if bench.get("device_key"):
+        return bench["device_key"]
     device = bench.get("device")
     unimportant = ("system", "container", "unavailable")
     return {k: v for k, v in device.items() if k not in unimportant} if isinstance(device, dict) else device

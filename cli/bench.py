@@ -92,14 +92,11 @@ def bench_command(
 
     Example: bmtas bench model.onnx --percentiles 50,90,99 --time-cap 60
     """
-    from bmtas.errors import UsageError
     from export.bench.gates import parse_gate
     from export.bench.options import BenchOptions, parse_numbers, parse_threads, parse_warmup, rules_of
     from export.predict import parse_rates
     from export.stages.schedule import Schedule
 
-    if fps is not None and not 0 < fps < 10_000:
-        raise UsageError(f"--fps {fps:g}: expected frames per second above 0, for example 30")
     gates = [parse_gate(text) for text in fail_if or ()]
     asked = parse_numbers(percentiles, "--percentiles")
     options = BenchOptions(

@@ -23,7 +23,18 @@ class DefaultGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command; the default one is called like the group in its help."""
         name, command, rest = super().resolve_command(ctx, args)
-        return ("" if name == self.DEFAULT else name), command, rest
+        if name != self.DEFAULT or command is None:
+            return name, command, rest
+
+        class Unnamed(command.context_class):  # type: ignore[misc,name-defined]
+            """The context of a command without a name, whose path does not end with the space before one."""
+
+            @property
+            def command_path(self) -> str:
+                return str(super().command_path).rstrip()
+
+        command.context_class = Unnamed
+        return "", command, rest
 
 
 def default_group(**settings: Any) -> typer.Typer:

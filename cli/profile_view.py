@@ -22,7 +22,9 @@ def measured_view(table: CostTable, resource: Resource) -> Any:
     height, width = table.input_size
     about = table.measured.get(resource)
     how = "" if about is None else f", {about.precision}, {about.runtime}, {about.provider}"
-    threads = "" if about is None or not about.threads else f", {about.threads} threads"
+    threads = (
+        "" if about is None or not about.threads else f", {about.threads} thread{'s' if about.threads > 1 else ''}"
+    )
     view = Table(title=f"{resource.label}: {table.backbone}, {height}x{width}{how}{threads}")
     view.add_column("layer")
     counts = range(1, len(table.tasks) + 1)

@@ -51,11 +51,11 @@ def corrected(
     """
     resource = as_resource(resource)
     factor = upper / predicted * (1 + _ROUNDED_UP) if predicted > 0 else math.inf
-    note = Correction(group_counts=list(group_counts), predicted=predicted, median=median, upper=upper, factor=factor)
-    result = scaled(table, resource, factor)
+    result = scaled(table, resource, factor)  # raises where the factor is none
     known = table.measured.get(resource)
     if known is None:
         return result
+    note = Correction(group_counts=list(group_counts), predicted=predicted, median=median, upper=upper, factor=factor)
     noted = known.model_copy(update={"corrections": [*known.corrections, note], "margin": 1.0})
     return result.model_copy(update={"measured": {**table.measured, resource: noted}})
 

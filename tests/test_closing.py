@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmtas.architecture import Architecture
-from bmtas.closing import Reading, settle
+from bmtas.closing import settle
 from bmtas.errors import BudgetError
 from bmtas.methods.finder import Found
 from bmtas.progress import Silent
+from bmtas.readings import Reading
 from costs.decode import best_architecture
 from costs.measurement import HeldOut, Measurement
 from costs.parts import FixedCost, LayerCost
@@ -135,8 +137,29 @@ class TestByHand:
         assert [trial["latency_ms"]["measured"] for trial in settled.trials] == pytest.approx([9.0, 6.6])
         assert settled.table.shared_total(MS) == pytest.approx(1.2 * 4.5)
         (noted,) = settled.table.measured[MS].corrections
-        assert (noted.group_counts, noted.predicted, noted.measured) == ([1, 2, 2, 2], 7.5, 9.0)
+        assert (noted.group_counts, noted.predicted, noted.median, noted.upper) == ([1, 2, 2, 2], 7.5, 9.0, 9.0)
         assert any("measured 9.000 ms, over 7.6ms: the table is corrected" in text for text in notes.said)
+
+    def test_every_trial_is_kept_as_soon_as_it_is_measured(self) -> None:
+        kept: list[list[int]] = []
+
+        def keep(trials: list[dict[str, Any]]) -> None:
+            kept.append([depth_of(trial["group_counts"]) for trial in trials])
+
+        meter = Meter(lambda counts: 1.2 * (4.5 + depth_of(counts)))
+        settle(Finder(FOUR, BUDGET), FOUR, BUDGET, meter, Silent(), keep)
+        assert kept == [[3], [3, 1]]
+
+    def test_what_else_is_told_of_a_measurement_stands_in_the_trial(self) -> None:
+        reading = Reading(7.5, 7.55, {"stable": True, "samples": 12})
+        settled = settle(Finder(FOUR, BUDGET), FOUR, BUDGET, lambda architecture: {MS: reading}, Silent())
+        assert settled.trials[0]["latency_ms"] == {
+            "predicted": 7.5,
+            "measured": 7.5,
+            "measured_at_most": 7.55,
+            "stable": True,
+            "samples": 12,
+        }
 
     def test_the_upper_end_of_the_interval_counts(self) -> None:
         """7.5 ms with an interval up to 7.65 may be over 7.6: the next tree, 6.5 to 6.63 ms, is not."""
@@ -144,7 +167,8 @@ class TestByHand:
         settled = settle(Finder(FOUR, BUDGET), FOUR, BUDGET, meter, Silent())
         assert meter.measured == [(1, 2, 2, 2), (1, 1, 2, 2)]
         assert settled.measured[MS] == Reading(6.5, 6.5 * 1.02)
-        assert settled.table.measured[MS].corrections[0].measured == pytest.approx(7.65)
+        (noted,) = settled.table.measured[MS].corrections
+        assert (noted.median, noted.upper) == pytest.approx((7.5, 7.65))
 
     def test_where_nothing_fits_all_that_was_measured_is_told(self) -> None:
         """All shared would take 4.5 x 100 / 7.5 = 60 ms by the corrected table."""
@@ -154,7 +178,7 @@ class TestByHand:
         told = str(caught.value)
         assert meter.measured == [(1, 2, 2, 2)]
         assert "reachable is 60.01 ms (all layers shared)" in told
-        assert "Measured: 100.0 ms with 7 groups. Raise the budget, or measure the table again" in told
+        assert "Measured: 100.0 ms with 7 groups. What was searched is kept: `bmtas decode --budget`" in told
         assert caught.value.exit_code == 6
 
     def test_it_ends_after_twelve_trials(self) -> None:

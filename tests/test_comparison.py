@@ -251,6 +251,26 @@ def test_latencies_of_one_device_are_averaged_and_of_two_left_out(two_seeds: lis
     )
 
 
+def test_a_device_is_told_by_its_key_where_there_is_one(two_seeds: list[Run]) -> None:
+    def keyed(run: Run, key: str, device: str, runtime: str = "onnxruntime 1.20.0") -> None:
+        bench(run, device, 10.0)
+        path = run.path / "bench.json"
+        content = json.loads(path.read_text())
+        content["results"][0]["runtime"] = runtime
+        write_json(path, {**content, "device_key": key})
+
+    def latencies() -> Spread | None:
+        return compare_runs(two_seeds).rows[1].latency_ms
+
+    keyed(two_seeds[0], "ab12", "board with 30.0 GiB")
+    keyed(two_seeds[2], "ab12", "board with 30.1 GiB")
+    assert latencies() == Spread(10.0, 0.0)
+    keyed(two_seeds[2], "cd34", "board with 30.0 GiB")
+    assert latencies() is None
+    keyed(two_seeds[2], "ab12", "board with 30.0 GiB", "onnxruntime 1.21.0")
+    assert latencies() is None
+
+
 def test_of_two_equal_networks_the_one_with_a_latency_is_shown(tmp_path: Path) -> None:
     runs = [run_of(tmp_path, Method.SHARED, 0, (0.5, 1.0)) for _ in range(2)]
     bench(runs[1], "board", 5.0)

@@ -117,7 +117,7 @@ def _of_file(name: str, path: Path, threads: int, options: BenchOptions, stack: 
         loaded=loaded,
         path=path,
         cycle=cycle,
-        frames_per_call=1 if cycle is None else cycle.period,
+        frames_per_call=1 if cycle is None else len(cycle.busy),
     )
 
 

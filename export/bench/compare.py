@@ -37,7 +37,8 @@ class Compared:
 def compare_reports(first: Report, second: Report, *, force: bool = False) -> list[Compared]:
     """Return what is in both, compared. Raises UsageError if devices or settings differ, unless `force`, or nothing is in both."""
     pairs = _pairs(first, second)
-    differences = [*unlike(first.device, second.device), *_settings(first, second)]
+    runtimes = {result.runtime for pair in pairs for result in pair}
+    differences = [*unlike(first.device, second.device, runtimes), *_settings(first, second)]
     differences += [text for pair in pairs for text in _inputs(*pair)]
     if differences and not force:
         raise UsageError(

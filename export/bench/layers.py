@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bmtas.errors import EnvironmentProblem
 from bmtas.extras import require
 from export.bench.candidates import Candidate
 from export.bench.graph_names import nodes_of_values
@@ -20,6 +21,7 @@ from export.bench.report import LayerTimes, Module
 from export.sessions.onnx import PROVIDERS, OnnxSession
 from export.sessions.openvino import MODEL, OpenVinoSession
 from export.sessions.protocol import Array
+from export.tensorrt.api import require_tensorrt
 from export.tensorrt.engine import EngineSession
 
 INFERENCES, WARMUP = 20, 5
@@ -39,6 +41,11 @@ Times = dict[str, list[float]]
 
 def tells_layers(candidate: Candidate) -> str | None:
     """Return why a candidate tells no times of operations; None if it does."""
+    if isinstance(candidate.loaded, OnnxSession) and candidate.loaded.provider != PROVIDERS["cpu"]:
+        return (
+            f"on {candidate.loaded.provider} ONNX Runtime's profiler tells how long the host took to start an operation, not how long the "
+            "GPU took to run it; build an engine with `bmtas build`, or use --provider cpu"
+        )
     if isinstance(candidate.loaded, (OnnxSession, OpenVinoSession, EngineSession)):
         return None
     return "it tells no times of operations; give an ONNX file, an engine or a folder of OpenVINO"
@@ -100,6 +107,11 @@ def _of_onnx_runtime(path: Path, provider: str, threads: int, feed: dict[str, Ar
     with tempfile.TemporaryDirectory() as place:
         options.profile_file_prefix = str(Path(place) / "profile")
         session = runtime.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
+        got = session.get_providers()[0]
+        if got != PROVIDERS[provider]:
+            raise EnvironmentProblem(
+                f"--layers: the profile was asked of {PROVIDERS[provider]}, and ONNX Runtime took {got}"
+            )
         for _ in range(WARMUP + INFERENCES):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -141,7 +153,7 @@ def _of_openvino(path: Path, loaded: OpenVinoSession, threads: int, feed: dict[s
 
 
 def _of_tensorrt(path: Path, feed: dict[str, Array]) -> Times:
-    trt = require("tensorrt", "gpu")
+    trt = require_tensorrt()
     told: list[tuple[str, float]] = []
 
     class Listener(trt.IProfiler):  # type: ignore[name-defined]

@@ -16,7 +16,7 @@ from bmtas.errors import UsageError
 from bmtas.extras import own_version
 from bmtas.progress import Progress, Silent
 from export.bench.candidates import Candidate, open_candidates
-from export.bench.energy import IDLE_S, energy_of, measure_energy, measures_power, why_not
+from export.bench.energy import IDLE_S, energy_of, measure_energy, measures_power
 from export.bench.layers import layer_times, tells_layers
 from export.bench.marginal import has_subsets, marginal
 from export.bench.options import BenchOptions
@@ -34,7 +34,7 @@ from export.bench.report import (
     Settings,
     Stats,
 )
-from export.machine.identity import identify
+from export.machine.identity import device_key, identify
 from export.machine.sampler import Sampler
 from export.stopwatch import Measurement, Paced, Rules, in_turn_ratio, judge, pace, watch
 from export.stopwatch.measurement import WarmUp
@@ -85,7 +85,7 @@ def bench(
             )
             if not options.fps:
                 energy = measure_energy(candidates, sampler) if power else {}
-                nothing = Energy(unavailable=why_not(sampler)) if not power else Energy()
+                nothing = Energy(unavailable=sampler.why_no_energy())
                 measured = [_with_energy(result, energy.get(result.key, nothing)) for result in measured]
         conditions = sampler.conditions()
         margins = [_margin(c, options, progress) for c in divisible]
@@ -95,6 +95,7 @@ def bench(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
         device=device,
+        device_key=device_key(device),
         conditions=conditions,
         settings=_settings(options),
         definitions=[COMPUTE, END_TO_END, *([PACED] if options.fps else [])],
@@ -157,14 +158,15 @@ def _frames(candidate: Candidate, count: int) -> Frames | None:
     cycle = candidate.cycle
     if cycle is None:
         return None
-    medians = [float(np.median(values[-count:])) for values in cycle.frames_ms if values]
-    worst = int(np.argmax(medians))
+    medians = {i: float(np.median(values[-count:])) for i, values in enumerate(cycle.frames_ms) if values}
+    worst = max(medians, key=lambda i: medians[i])
     return Frames(
         rates={task: str(rate) for task, rate in cycle.schedule.rates.items()},
-        average_ms=float(np.mean(medians)),
+        average_ms=float(np.mean(list(medians.values()))),
         worst_ms=medians[worst],
         worst_frame=worst,
-        cycle=[Frame(tasks=list(cycle.schedule.due(i)), median_ms=ms) for i, ms in enumerate(medians)],
+        empty=cycle.period - len(cycle.busy),
+        cycle=[Frame(tasks=list(cycle.schedule.due(i)), median_ms=medians.get(i)) for i in range(cycle.period)],
     )
 
 
@@ -180,13 +182,21 @@ def _paced(
     results = []
     for candidate in candidates:
         computed: list[float] = []
-        start = time.perf_counter()
+        sampler.read_now()
+        start = sampler.clock()
         paced = pace(
             _noting(candidate.frame, computed), fps, frames=frames, warmup=warmup, window_s=rules.window_s, tick=tick
         )
-        energy = energy_of(sampler, start, time.perf_counter(), len(computed))
+        end = sampler.clock()
+        sampler.read_now()
+        energy = energy_of(sampler, start, end, _busy(computed), candidate.about["provider"])
         results.append(_paced_result(candidate, paced, computed, energy, WarmUp(warmup, warm, None), rules))
     return results
+
+
+def _busy(computed: Sequence[float]) -> int:
+    """Return in how many frames something ran."""
+    return sum(not math.isnan(ms) for ms in computed)
 
 
 def _noting(run: Callable[[], float], into: list[float]) -> Callable[[], object]:
@@ -196,8 +206,14 @@ def _noting(run: Callable[[], float], into: list[float]) -> Callable[[], object]
 def _paced_result(
     candidate: Candidate, paced: Paced, computed: list[float], energy: Energy, warmup: WarmUp, rules: Rules
 ) -> Result:
+    kept = [not math.isnan(ms) for ms in computed[-len(paced.latencies_ms) :]]
+    if not any(kept):
+        raise UsageError(
+            f"{candidate.key}: in none of the {len(kept)} measured frames was a task due; measure more of them (--time-cap, --samples)"
+        )
+    paced = paced.only(kept)
     count = len(paced.latencies_ms)
-    found = judge(computed[-count:], paced.window_ends, rules, warmup)
+    found = judge([ms for ms in computed if not math.isnan(ms)][-count:], paced.window_ends, rules, warmup)
     told = PacedStats(
         fps=paced.fps,
         latency=stats(judge(paced.latencies_ms, paced.window_ends, rules, warmup)),
@@ -251,6 +267,11 @@ def _notes(
             found.append(f"{of} cannot be told of {', '.join(without)}")
     if options.batch is not None and options.batch > 1:
         found.append(f"latencies are of a batch of {options.batch} images")
+    found += [
+        f"{c.key}: in {c.cycle.period - len(c.cycle.busy)} of every {c.cycle.period} frames no task is due; they are in no number"
+        for c in candidates
+        if c.cycle is not None and len(c.cycle.busy) < c.cycle.period
+    ]
     if options.fps and any(c.cycle is not None for c in candidates):
         found.append("at a pace, each frame is one of the schedule; the medians are over all frames of its cycle")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from bmtas.errors import UsageError
@@ -10,6 +11,9 @@ from export.stopwatch import RULES, Rules
 
 SHARE_OF_WARMUP = 1 / 3
 """Warm-up by agreement takes at most this share of the time cap, so that a short measurement is no warm-up alone."""
+
+
+MOST_FPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class BenchOptions:
     layers: bool = False
     rules: Rules = RULES
 
+    def __post_init__(self) -> None:
+        """Raise UsageError for a pace that no camera has."""
+        if self.fps is not None and not 0 < self.fps < MOST_FPS:
+            raise UsageError(f"--fps {self.fps:g}: expected frames per second above 0, for example 30")
+
 
 def rules_of(
     *,
@@ -38,6 +47,9 @@ def rules_of(
     samples: int | None,
 ) -> Rules:
     """Return the rules that a caller's numbers make. Raises UsageError for numbers that no measurement can follow."""
+    for option, value in (("--time-cap", time_cap_s), ("--spread", spread)):
+        if not 0 < value < math.inf:
+            raise UsageError(f"{option} {value:g}: expected a finite number above 0")
     rules = Rules()
     window_s = min(
         rules.window_s, max(time_cap_s, 0.1) / (2 * rules.least_windows)
@@ -61,7 +73,9 @@ def parse_numbers(text: str, option: str) -> tuple[float, ...]:
     try:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{option} {text!r}: expected numbers with commas, for example 50,90,99") from None
+        found = (math.nan,)
+    if not all(math.isfinite(number) for number in found):
+        raise UsageError(f"{option} {text!r}: expected numbers with commas, for example 50,90,99")
     return found
 
 

@@ -86,34 +86,37 @@ class Phases:
 class Cycle:
     """The frames of a schedule, until it begins anew: a call runs them all and returns the ms of compute of an average frame.
 
-    `frames_ms` has, for each frame of the cycle, the ms of compute of every time it ran.
+    Frames in which no task is due do nothing and are in no number; `busy` has the positions of the others. `frames_ms` has, for each
+    frame of the cycle, the ms of compute of every time it ran.
     """
 
     def __init__(self, phases: Phases, schedule: Schedule) -> None:
         self.phases, self.schedule = phases, schedule
         self.period = math.lcm(*(rate.denominator for rate in schedule.rates.values()))
+        self.busy = tuple(i for i in range(self.period) if schedule.due(i))
         self.frames_ms: list[list[float]] = [[] for _ in range(self.period)]
         self.end_to_end_ms: list[float] = []
         self._next = 0
 
     def __call__(self) -> float:
-        """Run all frames of the cycle."""
-        compute, whole = np.transpose([self._frame(i) for i in range(self.period)])
+        """Run all frames of the cycle in which a task is due."""
+        compute, whole = np.transpose([self._frame(i) for i in self.busy])
         if self.phases.unavailable is None:
             self.end_to_end_ms.append(float(whole.mean()))
         return float(compute.mean())
 
     def frame(self) -> float:
-        """Run the next frame alone; return the ms of compute."""
-        compute, whole = self._frame(self._next)
-        self._next = (self._next + 1) % self.period
+        """Run the next frame alone; return the ms of compute, NaN for a frame in which no task is due."""
+        index, self._next = self._next, (self._next + 1) % self.period
+        if index not in self.busy:
+            return math.nan
+        compute, whole = self._frame(index)
         if self.phases.unavailable is None:
             self.end_to_end_ms.append(whole)
         return compute
 
     def _frame(self, index: int) -> tuple[float, float]:
-        due = self.schedule.due(index)
-        found = self.phases.once(due) if due else (0.0, 0.0)
+        found = self.phases.once(self.schedule.due(index))
         self.frames_ms[index].append(found[0])
         return found
 

@@ -85,19 +85,23 @@ class Energy(_Part):
 
 
 class Frame(_Part):
-    """One frame of a schedule's cycle."""
+    """One frame of a schedule's cycle; `median_ms` is None where no task is due, and for a frame that was never run."""
 
     tasks: list[str]
-    median_ms: float
+    median_ms: float | None
 
 
 class Frames(_Part):
-    """The frames of a network in stages whose tasks run at rates of their own: compute per frame."""
+    """The frames of a network in stages whose tasks run at rates of their own: compute per frame.
+
+    `empty` of the cycle's frames have no task that is due; they are in no latency, no average and no energy.
+    """
 
     rates: dict[str, str]
     average_ms: float
     worst_ms: float
     worst_frame: int
+    empty: int = 0
     cycle: list[Frame]
 
 
@@ -208,13 +212,14 @@ class Settings(_Part):
 
 
 class Report(_Part):
-    """The content of `bench.json`."""
+    """The content of `bench.json`. What has one `device_key` and one runtime may be compared."""
 
     schema_version: int = SCHEMA_VERSION
     written_by: str
     date: str
     command: str | None = None
     device: Identity
+    device_key: str | None = None
     conditions: Conditions
     settings: Settings
     definitions: list[str]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from bmtas.errors import BudgetError, UsageError
+from bmtas.files import first_problem
 from bmtas.progress import Progress
 from bmtas.tasks import Task
 from costs.correction import with_margin
@@ -86,8 +89,9 @@ def measured_on(measurement: Measurement) -> Identity:
     """Return the machine that a table was measured on. Raises UsageError if it does not tell."""
     try:
         return Identity.model_validate(measurement.device)
-    except ValueError as error:
-        raise UsageError(f"the table does not tell what it was measured on ({error}); measure it again") from None
+    except ValidationError as error:
+        told = first_problem(error)
+        raise UsageError(f"the table does not tell what it was measured on ({told}); measure it again") from None
 
 
 def _higher(

@@ -10,11 +10,11 @@ from pathlib import Path
 from export.machine.cpu import read_cpu
 from export.machine.files import read_text
 from export.machine.jetson import read_jetson
-from export.machine.likeness import unlike
+from export.machine.likeness import device_key, unlike
 from export.machine.model import Cpu, Gpu, Identity, Jetson, System
 from export.machine.nvml import read_gpus
 
-__all__ = ["Identity", "identify", "unlike"]
+__all__ = ["Identity", "device_key", "identify", "unlike"]
 
 RUNTIMES = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Collection
 from typing import Any
 
-from export.machine.model import Identity, Told
+from export.machine.model import Identity, Jetson, Told
 
 # What decides about times, in the words of a reader.
 _CPU = {
@@ -41,11 +44,12 @@ _JETSON = {
 }
 
 
-def unlike(a: Identity, b: Identity) -> list[str]:
+def unlike(a: Identity, b: Identity, runtime: str | Collection[str] | None = None) -> list[str]:
     """Return in sentences what differs between two machines so that their times cannot be compared; none if they are alike.
 
     Hardware, usable CPUs, power mode, limits of clocks and power, governor, driver and runtimes count; the Python, the kernel, the
-    container and the very card (its UUID) do not.
+    container and the very card (its UUID) do not. Of the runtimes only `runtime` counts, one or several as `Session.runtime` tells
+    them (onnxruntime, or onnxruntime 1.20.0); where none is named, those that both machines have.
     """
     found = _differences(_CPU, a.cpu, b.cpu)
     if len(a.gpus) != len(b.gpus):
@@ -55,12 +59,37 @@ def unlike(a: Identity, b: Identity) -> list[str]:
     if (a.jetson is None) != (b.jetson is None):
         found.append(f"only one is a Jetson: {(a.jetson or b.jetson or a.cpu).model}")
     elif a.jetson is not None and b.jetson is not None:
-        found += _difference("the power mode", *(j.power_mode or j.power_mode_id for j in (a.jetson, b.jetson)))
+        found += _difference("the power mode", _mode(a.jetson), _mode(b.jetson))
         found += _differences(_JETSON, a.jetson, b.jetson)
-    for name in sorted({*a.runtimes, *b.runtimes}):
+    counting = {*a.runtimes} & {*b.runtimes} if runtime is None else _names(runtime)
+    for name in sorted(counting):
         found += _difference(name, a.runtimes.get(name), b.runtimes.get(name))
     found += _difference("the memory in GiB", _gib(a), _gib(b))
     return list(dict.fromkeys(found))
+
+
+def device_key(identity: Identity) -> str:
+    """Return a short text that is equal for two machines where `unlike` finds nothing between them, versions of runtimes apart."""
+    jetson = identity.jetson
+    told = {
+        "cpu": _told(_CPU, identity.cpu),
+        "gpus": [_told(_GPU, gpu) for gpu in identity.gpus],
+        "jetson": None if jetson is None else [_mode(jetson), _told(_JETSON, jetson)],
+        "memory_gib": _gib(identity),
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _names(runtime: str | Collection[str]) -> set[str]:
+    return {each.split()[0] for each in ([runtime] if isinstance(runtime, str) else runtime)}
+
+
+def _told(words: dict[str, str], part: Told) -> dict[str, Any]:
+    return {name: getattr(part, name) for name in words}
+
+
+def _mode(jetson: Jetson) -> str | int | None:
+    return jetson.power_mode or jetson.power_mode_id
 
 
 def _differences(words: dict[str, str], a: Told, b: Told) -> list[str]:

@@ -6,9 +6,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Told(BaseModel):
-    """Data that never change once they are read; what could not be read is None, and `unavailable` of the whole says why."""
+    """Data that never change once they are read; what could not be read is None, and `unavailable` of the whole says why.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    What a newer bmtas has written beside the fields known here is left out on reading.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Cpu(Told):

@@ -63,7 +63,6 @@ class Sampler:
         self._sources = Sources()
         self._trace = Trace([])
         self._took: list[float] = []
-        self._gaps: list[float] = []
         self._still: dict[str, str] = {}
         self._reasons: dict[str, set[str]] = {}
         self._stop = threading.Event()
@@ -112,8 +111,7 @@ class Sampler:
     @property
     def gap_s(self) -> float:
         """Return the seconds from one reading to the next: the interval, or longer where a reading takes long (the median so far)."""
-        taken = [statistics.median(self._took) / MOST_SHARE] if self._took else []
-        return max(self.interval_s, *([statistics.median(self._gaps)] if self._gaps else taken))
+        return max(self.interval_s, statistics.median(self._took) / MOST_SHARE if self._took else 0.0)
 
     def read_now(self) -> None:
         """Read all sensors once more, now; a stretch of time between two such readings is covered, however long readings take."""
@@ -152,9 +150,9 @@ class Sampler:
         """Return why there is no energy of `rail`, or of any: what could not be read, and which counters stood still."""
         parts = self._sources.totals.get(rail or "", (rail,))
         reasons = [f"{name}: {reason}" for name, reason in self._still.items() if rail is None or name in parts]
-        if not reasons:
+        if rail is None or not reasons:
             told = self._sources.unavailable.items()
-            reasons = [f"{name}: {reason}" for name, reason in told if "power" in name or name == "gpu"]
+            reasons += [f"{name}: {reason}" for name, reason in told if "power" in name or name == "gpu"]
         return "; ".join(reasons) or "no reading of power covers the measurement"
 
     def conditions(self) -> Conditions:
@@ -197,12 +195,9 @@ class Sampler:
     def _go_on(self) -> None:
         """Read again and again; a reading that takes long is followed by a longer pause."""
         pause = self._pause()
-        before = self.clock()
         while not self._stop.wait(pause):
-            start = self.clock()
             self._read()
-            self._gaps.append(start - before)
-            before, pause = start, self._pause()
+            pause = self._pause()
 
     def _pause(self) -> float:
         took = self._took[-1]

@@ -12,7 +12,16 @@ import numpy as np
 
 from export.stopwatch.measurement import Measurement
 from export.stopwatch.rules import CONFIDENCE
-from export.stopwatch.statistics import LEAST_SECTIONS, Interval, Numbers, median, sectioned, sections_of, student_t
+from export.stopwatch.statistics import (
+    LEAST_SECTIONS,
+    Interval,
+    Numbers,
+    dependence,
+    median,
+    sectioned,
+    sections_of,
+    student_t,
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,8 @@ def apart_ratio(
 ) -> Ratio:
     """Return the median of `first` over that of `second`, measured at different times in so many windows each.
 
-    The interval takes the spread of the logarithm of each one's sections, with the smaller one's degrees of freedom. It says nothing of
-    what changed on the machine in between.
+    The interval takes the spread of the logarithm of each one's sections, widened where they resemble their neighbours, with the smaller
+    one's degrees of freedom. It says nothing of what changed on the machine in between.
     """
     value = statistics.median(first) / statistics.median(second)
     errors, degrees = [], []
@@ -73,7 +82,8 @@ def apart_ratio(
         if len(ends) < LEAST_SECTIONS:
             return Ratio(value, None)
         parts = [median(part) for part in np.split(numbers, ends[:-1])]
-        errors.append(float(np.std(np.log(parts), ddof=1)) / math.sqrt(len(parts)))
+        logarithms = [math.log(part) for part in parts]
+        errors.append(float(np.std(logarithms, ddof=1)) / math.sqrt(len(parts)) * dependence(logarithms))
         degrees.append(len(parts) - 1)
     half = student_t(confidence, min(degrees)) * math.hypot(*errors)
     return Ratio(value, Interval(value * math.exp(-half), value * math.exp(half), confidence))

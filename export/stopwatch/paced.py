@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from bmtas.errors import UsageError
 from export.stopwatch.timing import Clock
@@ -30,6 +31,16 @@ class Paced:
         """How many of the frames that were begun missed their deadline."""
         return sum(latency > 1000 / self.fps for latency in self.latencies_ms)
 
+    def only(self, kept: Sequence[bool]) -> Paced:
+        """Return it with those frames alone for which `kept`, one value per frame, is true; windows without any are left out."""
+        ends = dict.fromkeys(sum(kept[:end]) for end in self.window_ends)
+        return replace(
+            self,
+            latencies_ms=tuple(ms for ms, keep in zip(self.latencies_ms, kept, strict=True) if keep),
+            late_ms=tuple(ms for ms, keep in zip(self.late_ms, kept, strict=True) if keep),
+            window_ends=tuple(end for end in ends if end > 0),
+        )
+
 
 def pace(
     run: Callable[[], object],
@@ -47,7 +58,7 @@ def pace(
     As a camera's newest picture would be taken: a frame that is overdue when the one before ends is begun at once, of several the newest,
     and the older ones are dropped and counted. Dropped frames are among `frames`. Raises UsageError unless `fps` is above 0 and there is a frame.
     """
-    if fps <= 0 or frames < 1 or warmup < 0:
+    if not 0 < fps < math.inf or frames < 1 or warmup < 0:
         raise UsageError(f"found {frames} frames at {fps:g} per second; both must be above 0")
     period = 1 / fps
     latencies, late, ends, dropped = list[float](), list[float](), list[int](), 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 from bmtas.errors import BmtasError, UsageError
 
@@ -40,6 +41,10 @@ class Rules:
 
     def __post_init__(self) -> None:
         """Raise UsageError for rules that no measurement can follow."""
+        for name, value in asdict(self).items():
+            values = [v for v in (value if isinstance(value, tuple) else [value]) if v is not None]
+            if not all(math.isfinite(v) for v in values):
+                raise UsageError(f"found {name} = {', '.join(f'{v:g}' for v in values)}; finite numbers are needed")
         if self.window_s <= 0 or self.least_windows < 2 or self.time_cap_s <= 0:
             raise UsageError(
                 f"found windows of {self.window_s} s, at least {self.least_windows} of them and a time cap of {self.time_cap_s} s; "

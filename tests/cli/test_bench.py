@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from cli.bench import bench_app
 from cli.groups import DefaultGroup, default_group
+from cli.main import app
 from cli.main import run as run_main
 from export.bench.report import read_report
 
@@ -150,6 +151,20 @@ def main(*arguments: object) -> tuple[int, str]:
     return code, errors.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        (("bench",), "Usage: bmtas bench [OPTIONS]"),
+        (("bench", "compare"), "Usage: bmtas bench compare [OPTIONS]"),
+        (("profile",), "Usage: bmtas profile [OPTIONS]"),
+        (("profile", "run"), "Usage: bmtas profile run [OPTIONS]"),
+    ],
+)
+def test_usage_names_the_command_that_is_typed(command: tuple[str, ...], usage: str) -> None:
+    done = CliRunner().invoke(app, [*command, "--help"], prog_name="bmtas")
+    assert usage in done.stdout
+
+
 def test_help_shows_the_options_of_bench_and_tells_of_compare() -> None:
     text = " ".join(invoke("--help").stdout.split())
     assert "--time-cap" in text
@@ -169,8 +184,13 @@ def test_help_shows_the_options_of_bench_and_tells_of_compare() -> None:
         (("--batch", "2"), "--dynamic batch"),
         (("--rates", "depth=1/2"), "--split-at-branches"),
         (("--rates", "depth=2"), "no fraction of the frames"),
-        (("--time-cap", "0"), "time cap of 0.0 s"),
-        (("--spread", "0"), "spread of 0.0"),
+        (("--fps", "nan"), "--fps nan"),
+        (("--time-cap", "0"), "--time-cap 0"),
+        (("--time-cap", "nan"), "--time-cap nan"),
+        (("--time-cap", "inf"), "--time-cap inf"),
+        (("--spread", "0"), "--spread 0"),
+        (("--spread", "nan"), "--spread nan"),
+        (("--percentiles", "50,nan"), "--percentiles '50,nan'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(network: Path, arguments: tuple[str, ...], told: str) -> None:

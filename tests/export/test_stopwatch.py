@@ -83,6 +83,11 @@ def test_a_ratio_pairs_what_was_measured_in_the_same_round() -> None:
         ({"percentiles": (50.0, 100.0)}, "100 is no percentile"),
         ({"samples": 0}, "0 samples"),
         ({"warmup_s": -1.0}, "-1.0 s of warm-up"),
+        ({"time_cap_s": float("nan")}, "time_cap_s = nan"),
+        ({"time_cap_s": float("inf")}, "time_cap_s = inf"),
+        ({"spread_bound": float("nan")}, "spread_bound = nan"),
+        ({"warmup_s": float("nan")}, "warmup_s = nan"),
+        ({"percentiles": (50.0, float("nan"))}, "percentiles = 50, nan"),
     ],
 )
 def test_rules_that_cannot_be_followed_are_refused(rules: dict[str, object], told: str) -> None:

@@ -84,3 +84,21 @@ def test_windows_are_told_by_the_clock() -> None:
 def test_a_pace_that_is_none_is_refused(fps: float, frames: int) -> None:
     with pytest.raises(UsageError, match="must be above 0"):
         pace(lambda: None, fps, frames=frames)
+
+
+def test_frames_are_left_out_with_their_windows() -> None:
+    bench = Bench([30.0, 120.0, 20.0, 10.0, 40.0, 50.0])
+    found = bench.paced(fps=10, frames=6, window_s=0.2)
+    assert (found.misses, found.window_ends) == (1, (2, 5))
+    # Frame 2 was due at 200 ms and began at 220 ms, when frame 1 had ended.
+    kept = found.only([True, False, True, False, False, False])
+    assert kept.latencies_ms == pytest.approx([30.0, 40.0])
+    assert kept.late_ms == pytest.approx([0.0, 20.0])
+    assert (kept.misses, kept.window_ends, kept.fps) == (0, (1, 2), 10)
+    assert found.only([False, False, False, False, True, True]).window_ends == (1,)
+
+
+def test_a_pace_that_is_no_number_is_refused() -> None:
+    for fps in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="frames at"):
+            pace(lambda: None, fps, frames=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -134,3 +135,15 @@ def test_the_true_ratio_lies_in_the_interval(paired: bool) -> None:
 def test_few_samples_tell_no_difference() -> None:
     assert in_turn_ratio(judge([1.0, 1.0]), judge([2.0, 2.0])).differs is None
     assert apart_ratio([1.0] * 4, [2.0] * 9, (5, 5)).to_json()["differs"] is None
+
+
+def test_sections_that_resemble_their_neighbours_widen_the_interval_of_measurements_apart() -> None:
+    # Ten sections whose logarithms are 0, 0.01, ... 0.09, so 0.01 times -4.5 ... 4.5 about their mean: the sum of products of neighbours
+    # is 57.75, that of squares 82.5. Their correlation of 0.7, and 1/10 for the sample's size, makes sqrt(1.8 / 0.2) = 3.
+    drifting = [math.exp(0.01 * section) for section in range(10) for _ in range(20)]
+    found = apart_ratio(drifting, [1.0] * 200, (10, 10))
+    assert found.interval is not None
+    error = 0.01 * math.sqrt(82.5 / 9) / math.sqrt(10)
+    half = scipy.stats.t.ppf(0.995, 9) * 3 * error
+    assert math.log(found.interval.high / found.value) == pytest.approx(half)
+    assert math.log(found.interval.low / found.value) == pytest.approx(-half)

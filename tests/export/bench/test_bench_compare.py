@@ -57,6 +57,16 @@ def test_unlike_devices_and_settings_are_refused_unless_forced(report: Make, noi
         compare_reports(here, here.model_copy(update={"results": [changed]}))
 
 
+def test_a_runtime_beside_makes_no_other_device(report: Make, noise: Noise) -> None:
+    def on(**versions: str) -> Report:
+        return report({KEY: noise(10.0)}, identity().model_copy(update={"runtimes": versions}))
+
+    before = on(onnxruntime="1.20.0")
+    assert len(compare_reports(before, on(onnxruntime="1.20.0", openvino="2025.1.0"))) == 1
+    with pytest.raises(UsageError, match=r"onnxruntime differs: 1\.20\.0 and 1\.21\.0"):
+        compare_reports(before, on(onnxruntime="1.21.0"))
+
+
 def test_csv_has_the_numbers_in_full(report: Make, noise: Noise) -> None:
     energy = Energy(inferences=9, main_rail="board", gross_mj={"board": 5.25}, net_mj={"board": 1.5})
     made = report({KEY: noise(10.0), "b/openvino": noise(5.0, 20)}, energy=energy)

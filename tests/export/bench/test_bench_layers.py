@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import onnx
 import pytest
 
 from bmtas.architecture import Architecture
-from bmtas.errors import UsageError
+from bmtas.errors import EnvironmentProblem, UsageError
+from export.bench.candidates import open_candidates
 from export.bench.graph_names import nodes_of_values
-from export.bench.layers import onnx_runtime_events, owner
+from export.bench.layers import layer_times, onnx_runtime_events, owner, tells_layers
 from export.bench.measure import bench
 from export.bench.options import BenchOptions
 from export.openvino_file import write_openvino
+from export.sessions.onnx import OnnxSession
 from tests.export.stages_tree import NAMES, TREE
 
 
@@ -84,3 +87,27 @@ def assert_same(found: Iterable[str], expected: set[str]) -> None:
 def test_what_tells_no_layers_is_refused_before_anything_is_measured(tree_files: Path, quick: BenchOptions) -> None:
     with pytest.raises(UsageError, match="--layers: stages/onnxruntime: it tells no times of operations"):
         bench({"stages": tree_files / "model.stages"}, options=replace(quick, layers=True))
+
+
+def test_on_a_gpu_onnx_runtime_s_profiler_is_not_asked(tree_files: Path, quick: BenchOptions) -> None:
+    with ExitStack() as stack:
+        (candidate,) = open_candidates({"tree": tree_files / "model.onnx"}, {}, quick, stack)
+        assert tells_layers(candidate) is None
+        assert isinstance(candidate.loaded, OnnxSession)
+        for provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
+            candidate.loaded.provider = provider  # as a session says on a machine that has it
+            assert f"on {provider} ONNX Runtime's profiler tells how long the host took" in str(tells_layers(candidate))
+
+
+def test_a_profile_of_another_provider_than_asked_for_is_refused(tree_files: Path, quick: BenchOptions) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this build has what it must lack")
+    with ExitStack() as stack:
+        (candidate,) = open_candidates({"tree": tree_files / "model.onnx"}, {}, quick, stack)
+        with (
+            pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+            pytest.raises(EnvironmentProblem, match="took CPUExecutionProvider"),
+        ):
+            layer_times(candidate, "cuda", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from export.bench.options import BenchOptions, parse_numbers, parse_threads, par
 from export.bench.report import SCHEMA_VERSION, Report, read_report
 from export.bench.tables import header, rows
 from export.interface import Interface
+from export.machine.identity import device_key
 from export.openvino_file import write_openvino
 from export.stages.schedule import Schedule
 from tests.export.bench.conftest import rules
@@ -48,6 +50,7 @@ def test_a_file_from_its_picture_to_its_predictions(tree_files: Path, quick: Ben
     written.write_text(json.dumps(report.to_json()))
     assert read_report(written) == report
     assert report.to_json()["schema_version"] == SCHEMA_VERSION
+    assert report.device_key == device_key(report.device)
 
 
 def test_what_cannot_be_had_says_so_and_is_never_zero(tree_files: Path, quick: BenchOptions) -> None:
@@ -119,6 +122,41 @@ def test_rates_of_tasks_give_the_average_and_the_worst_frame(tree_files: Path, q
     assert found.frames.average_ms == pytest.approx(np.mean(medians))
     assert found.frames.worst_ms == max(medians) == medians[found.frames.worst_frame]
     assert found.compute.samples == 12  # cycles, each an average frame
+
+
+EMPTY = "tree/onnxruntime: in 4 of every 5 frames no task is due; they are in no number"
+
+
+def test_frames_in_which_no_task_is_due_are_in_no_number(tree_files: Path, quick: BenchOptions) -> None:
+    options = replace(quick, rates=Schedule.parse({"semseg": "1/5"}))
+    report = bench({"tree": tree_files / "model.stages"}, options=options)
+    (found,) = report.results
+    assert found.frames is not None
+    assert found.frames.empty == 4
+    assert [frame.tasks for frame in found.frames.cycle] == [["semseg"], [], [], [], []]
+    only, *others = (frame.median_ms for frame in found.frames.cycle)
+    assert others == [None] * 4
+    assert only == found.frames.average_ms == found.frames.worst_ms == found.compute.median_ms
+    assert EMPTY in report.notes
+
+
+def test_at_a_pace_too_frames_without_a_task_are_left_out(tree_files: Path, quick: BenchOptions) -> None:
+    options = replace(quick, rates=Schedule.parse({"semseg": "1/5"}), fps=40.0, rules=rules(20))
+    report = bench({"tree": tree_files / "model.stages"}, options=options)
+    (found,) = report.results
+    assert found.paced is not None
+    begun = 20 - found.paced.dropped
+    assert found.compute.samples == found.paced.latency.samples == math.ceil(begun / 5)
+    assert min(found.compute.latencies_ms) > 0
+    assert found.end_to_end is not None
+    assert found.end_to_end.samples == found.compute.samples
+    pairs = zip(found.paced.latency.latencies_ms, found.compute.latencies_ms, strict=True)
+    assert all(latency > compute for latency, compute in pairs)
+    assert EMPTY in report.notes
+    # Frame 0 is the only one of five in which depth runs; with one of warm-up none is left.
+    warm = replace(options, rules=replace(rules(3), warmup_s=0.02))
+    with pytest.raises(UsageError, match="in none of the 3 measured frames was a task due"):
+        bench({"tree": tree_files / "model.stages"}, options=warm)
 
 
 def test_rates_are_for_stages(tree_files: Path, quick: BenchOptions) -> None:
@@ -197,6 +235,11 @@ def test_a_report_of_another_schema_is_refused(tmp_path: Path, report: Callable[
         (parse_warmup, "-1"),
         (parse_warmup, "inf"),
         (lambda text: parse_numbers(text, "--percentiles"), "50;90"),
+        (lambda text: parse_numbers(text, "--percentiles"), "50,nan"),
+        (lambda text: BenchOptions(fps=float(text)), "nan"),
+        (lambda text: BenchOptions(fps=float(text)), "inf"),
+        (lambda text: rules(None, time_cap_s=float(text)), "nan"),
+        (lambda text: rules(None, time_cap_s=float(text)), "inf"),
     ],
 )
 def test_what_is_no_number_is_refused(parse: Callable[[str], object], text: str) -> None:

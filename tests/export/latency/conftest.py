@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +88,32 @@ def kit_folder(prepared: tuple[Path, Kit], tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def twenty_watts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The root of a machine without a GPU whose processor takes 20 W, by a counter of energy (RAPL) that goes on as time does."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    rapl = tmp_path / "root/sys/class/powercap/intel-rapl:0"
+    rapl.mkdir(parents=True)
+    counter = rapl / "energy_uj"
+    (rapl / "name").write_text("package-0\n")
+    (rapl / "max_energy_range_uj").write_text("262143328850\n")
+    counter.write_text(f"{0:020d}\n")
+    stop, begun = threading.Event(), time.perf_counter()
+
+    def burn() -> None:
+        with counter.open("r+") as file:
+            while not stop.wait(0.002):
+                file.seek(0)
+                file.write(f"{int((time.perf_counter() - begun) * 20e6):020d}\n")
+                file.flush()
+
+    thread = threading.Thread(target=burn, daemon=True)
+    thread.start()
+    yield tmp_path / "root"
+    stop.set()
+    thread.join()
+
+
 @pytest.fixture(scope="session")
 def toy_kit() -> Kit:
     """A kit of three tasks and six layers of which there are no files."""
@@ -113,7 +142,7 @@ def visits_of_times() -> Callable[..., Visits]:
             runtime=runtime,
             provider="CPUExecutionProvider",
             device=identify().model_dump(mode="json"),
-            energy=energies is not None,
+            rail=None if energies is None else "package-0",
         )
         visits = []
         for number in range(passes):

@@ -38,8 +38,8 @@ def toy_table(names: tuple[str, ...] = NAMES, madds: tuple[float, ...] = MADDS) 
     )
 
 
-def made_up_kit(fit: int | None = None) -> Kit:
-    """Return the kit: all 27 trees that differ in their numbers of groups; every third is there to be fitted to, or the first `fit`."""
+def made_up_kit() -> Kit:
+    """Return the kit: all 27 trees that differ in their numbers of groups; every third is there to be fitted to."""
     table = toy_table()
     parts = [PartEntry(name="stem", operation="stem", copies=1, elements=ELEMENTS["stem"])]
     for layer in table.layers:
@@ -58,15 +58,19 @@ def made_up_kit(fit: int | None = None) -> Kit:
         ),
     ]
     for number, tree in enumerate(sample_trees(table, 27, seed=0)):
-        fitted = number % 3 == 0 if fit is None else number < fit
         networks.append(
-            NetworkEntry(name=f"net.{number:02d}", role="fit" if fitted else "held_out", architecture=tree.to_json())
+            NetworkEntry(
+                name=f"net.{number:02d}",
+                role="held_out" if number % 3 else "fit",
+                architecture=tree.to_json(),
+            )
         )
     items = [part.name for part in parts] + [network.name for network in networks]
     return Kit(
         written_by="bmtas 0",
         runtime="onnxruntime",
         precisions=["fp32"],
+        data="scenes",
         table=table.model_dump(mode="json"),
         parts=parts,
         networks=networks,

@@ -16,8 +16,8 @@ from bmtas.errors import UsageError
 from bmtas.progress import Silent
 from bmtas.tasks import Task
 from costs.table import CostTable
-from export.latency.kit import ANCHOR, Kit, file_of, read_kit
-from export.latency.prepare import KitRequest, known_runtime, prepare_kit
+from export.latency.kit import ANCHOR, Kit, RuntimeName, file_of, read_kit
+from export.latency.prepare import KitRequest, known_precisions, known_runtime, prepare_kit
 from export.latency.setting import Setting, opener
 from tests.export.latency.made_up import toy_table
 
@@ -108,6 +108,18 @@ class TestRefused:
         with pytest.raises(UsageError, match=f"no network '{ANCHOR}'"):
             read_kit(kit_folder)
 
+    @pytest.mark.parametrize("role", ["fit", "held_out"])
+    def test_networks_to_fit_to_and_to_be_held_against(self, role: str, kit_folder: Path) -> None:
+        edit(kit_folder, lambda data: data.update(networks=[n for n in data["networks"] if n["role"] != role]))
+        with pytest.raises(UsageError, match="no networks to fit to, or none to be held against; prepare it anew"):
+            read_kit(kit_folder)
+
+    @pytest.mark.parametrize("name", ["../stem", "a/b", "", "a\\b"])
+    def test_a_name_that_leads_elsewhere(self, name: str, kit_folder: Path) -> None:
+        edit(kit_folder, lambda data: data["parts"][0].update(name=name))
+        with pytest.raises(UsageError, match=r"parts.0.name"):
+            read_kit(kit_folder)
+
     def test_a_file_that_is_not_named(self, kit_folder: Path) -> None:
         edit(kit_folder, lambda data: data["files"].pop("int8/heads.depth.onnx"))
         with pytest.raises(UsageError, match=r"no file of heads.depth in int8"):
@@ -145,7 +157,6 @@ class TestNotPrepared:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"precisions": ("fp32", "int4")}, r"unknown precision 'int4'; did you mean 'int8'"),
             ({"held_out": 0}, "12 networks to fit to and 0 held out; at least 2 and 1"),
             ({"fit": 1}, "1 networks to fit to"),
         ],
@@ -191,6 +202,11 @@ class TestNotPrepared:
             prepare_kit(tmp_path / "kit", request, Stops())
         assert list(tmp_path.iterdir()) == []
 
+    def test_precisions_are_named(self) -> None:
+        assert known_precisions(["fp32", "int8"]) == ("fp32", "int8")
+        with pytest.raises(UsageError, match=r"unknown precision 'int4'; did you mean 'int8'"):
+            known_precisions(["fp32", "int4"])
+
     def test_runtimes_are_named(self) -> None:
         assert known_runtime("openvino") == "openvino"
         with pytest.raises(UsageError, match=r"unknown runtime 'onnxruntim'; did you mean 'onnxruntime'"):
@@ -205,6 +221,7 @@ class TestSetting:
             (Setting("int8", "cuda"), "int8-cuda"),
             (Setting(threads=1), "fp32-cpu-1thread"),
             (Setting(threads=12), "fp32-cpu-12threads"),
+            (Setting(threads=2, runtime="openvino"), "fp32-openvino-2threads"),
         ],
     )
     def test_its_name(self, setting: Setting, label: str) -> None:
@@ -215,7 +232,13 @@ class TestSetting:
         [
             (Setting("bf16"), {}, "the kit holds fp32, int8, not bf16"),
             (Setting("fp16"), {"precisions": ["fp16"]}, "does not compute in fp16"),
-            (Setting(provider="cuda"), {"runtime": "openvino"}, "this kit is for openvino"),
+            (Setting(), {"runtime": "openvino"}, "the kit is for openvino, not onnxruntime; prepare it with --runtime"),
+            (
+                Setting(provider="cuda", runtime="openvino"),
+                {"runtime": "openvino"},
+                "--provider cuda is for ONNX Runtime",
+            ),
+            (Setting(provider="tpu"), {}, "unknown provider 'tpu'"),
         ],
     )
     def test_a_setting_that_does_not_fit_the_kit(
@@ -227,10 +250,11 @@ class TestSetting:
 
     @pytest.mark.parametrize(("runtime", "provider"), [("onnxruntime", "CPUExecutionProvider"), ("openvino", "CPU")])
     def test_items_are_opened_in_the_kit_s_runtime(
-        self, runtime: str, provider: str, prepared: tuple[Path, Kit]
+        self, runtime: RuntimeName, provider: str, prepared: tuple[Path, Kit]
     ) -> None:
         folder, kit = prepared
-        session = opener(folder, kit.model_copy(update={"runtime": runtime}), Setting(threads=1), Silent())("stem")
+        setting = Setting(threads=1, runtime=runtime)
+        session = opener(folder, kit.model_copy(update={"runtime": runtime}), setting, Silent())("stem")
         assert session.runtime.split()[0] == runtime
         assert session.provider == provider
         assert (folder / file_of("fp32", "stem")).is_file()

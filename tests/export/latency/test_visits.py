@@ -70,7 +70,7 @@ class TestFile:
         [
             (0, {"schema_version": 2}, "found schema_version 2, this version of bmtas understands 1; measure anew"),
             (0, {"schema_version": None}, "found schema_version None"),
-            (0, {"energy": "much"}, "energy: .*the file was changed"),
+            (0, {"rail": 3}, "rail: .*the file was changed"),
             (1, {"latency_ms": []}, "latency_ms: .*the file was changed"),
             (2, {"latency_ms": [-1.0]}, "latency_ms.0"),
             (2, {"anchor_ms": [0.0]}, "anchor_ms.0"),
@@ -88,6 +88,13 @@ class TestFile:
             visits_of(path)
 
 
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.jsonl"
+    path.write_text("1\n2\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is no file of measurements"):
+        visits_of(path)
+
+
 def test_headers_tell_in_what_they_differ(visits_of_times: Callable[..., Visits]) -> None:
     one = visits_of_times({"net.shared": 1.0, "stem": 1.0}).header
     assert one.differences(one) == []
@@ -97,10 +104,10 @@ def test_headers_tell_in_what_they_differ(visits_of_times: Callable[..., Visits]
         "setting int8-cpu there, fp32-cpu-1thread now",
         "runtime onnxruntime 1.20.0 there, onnxruntime 1.31.1 now",
     ]
-    with_energy = Header.model_validate({**one.model_dump(), "energy": True, "provider": "CUDAExecutionProvider"})
+    with_energy = Header.model_validate({**one.model_dump(), "rail": "board", "provider": "CUDAExecutionProvider"})
     assert one.differences(with_energy) == [
         "provider CUDAExecutionProvider there, CPUExecutionProvider now",
-        "energy True there, False now",
+        "power rail board there, None now",
     ]
 
 

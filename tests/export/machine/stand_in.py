@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +47,19 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
+class HandClock:
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
 class NVMLError(Exception):
     def __str__(self) -> str:
         return "Not Supported" if self.args[0] == NOT_SUPPORTED else f"error {self.args[0]}"
@@ -63,6 +76,7 @@ class RecordedNvml:
         self.answers: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
         self.calls: dict[str, int] = {}
         self.open = 0
+        self.clock: Callable[[], float] = time.perf_counter
 
     def nvmlInit(self) -> None:
         self.open += 1
@@ -93,7 +107,7 @@ class RecordedNvml:
             if "series" in recorded:
                 return recorded["series"][min(turn, len(recorded["series"]) - 1)]
             if "per_second" in recorded:
-                return int(recorded["per_second"] * time.perf_counter())
+                return int(recorded["per_second"] * self.clock())
             if "total" in recorded:
                 return SimpleNamespace(**recorded)
             return recorded[str(arguments[-1])]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from export.machine.identity import Identity, identify, unlike
+from export.machine.identity import Identity, device_key, identify, unlike
 from export.machine.jetson import fastest_mode
+from export.machine.model import Cpu, Gpu
 from export.machine.nvml import _THROTTLING
 from tests.export.machine.stand_in import RecordedNvml, grow, put, unprivileged
 
@@ -151,6 +153,8 @@ def test_without_the_library_the_gpu_is_unavailable(tmp_path: Path, monkeypatch:
     found = identify(grow("desktop", tmp_path))
     assert found.gpus == ()
     assert "pynvml" in found.unavailable["gpu"]
+    # No extra of bmtas, which would bring PyTorch.
+    assert found.unavailable["gpu"].endswith("install it with: pip install nvidia-ml-py")
 
 
 def test_the_library_has_what_is_asked_of_it() -> None:
@@ -209,3 +213,64 @@ def test_what_may_not_be_read_is_told(readable_path: Path, nvml: RecordedNvml) -
     assert found.jetson is not None
     assert (found.jetson.power_mode, found.title) == (None, "Jetson AGX Orin")
     assert found.unavailable["jetson.power_mode"].endswith("status may not be read by this user")
+
+
+def with_runtimes(identity: Identity, **versions: str) -> Identity:
+    return identity.model_copy(update={"runtimes": versions})
+
+
+def test_only_the_runtime_that_measured_counts(desktop: Identity) -> None:
+    before = with_runtimes(desktop, onnxruntime="1.20.0", tensorrt="10.3.0")
+    beside = with_runtimes(desktop, onnxruntime="1.20.0", openvino="2025.1.0")
+    newer = with_runtimes(desktop, onnxruntime="1.21.0", tensorrt="10.7.0")
+    assert unlike(before, beside) == []  # of what both have
+    assert unlike(before, beside, "onnxruntime 1.20.0") == []
+    assert unlike(before, newer, "onnxruntime") == ["onnxruntime differs: 1.20.0 and 1.21.0"]
+    assert unlike(before, newer, "openvino") == []
+    assert unlike(before, newer) == unlike(before, newer, {"tensorrt 10.3.0", "onnxruntime 1.20.0"})
+    assert unlike(before, newer) == [
+        "onnxruntime differs: 1.20.0 and 1.21.0",
+        "tensorrt differs: 10.3.0 and 10.7.0",
+    ]
+    assert unlike(before, beside, ["openvino"]) == ["openvino differs: unknown and 2025.1.0"]
+
+
+def changes(identity: Identity) -> Iterator[Identity]:
+    """The machine again and again, each time with another value in one place."""
+    for part in (identity, identity.cpu, *identity.gpus, identity.jetson):
+        for name, value in part or ():
+            if name != "jetson" and (value is None or isinstance(value, (str, bool, int, float))):
+                other = not value if isinstance(value, bool) else f"{value}?" if isinstance(value, str) else 4096
+                changed = part.model_copy(update={name: other}) if part is not None else None
+                if isinstance(changed, Identity):
+                    yield changed
+                else:
+                    place = "cpu" if isinstance(changed, Cpu) else "gpus" if isinstance(changed, Gpu) else "jetson"
+                    yield identity.model_copy(update={place: (changed,) if place == "gpus" else changed})
+
+
+@pytest.mark.parametrize("tree", ["desktop", "agx_orin"])
+def test_the_key_of_a_device_means_what_unlike_means(
+    tree: str, desktop: Identity, tmp_path: Path, nvml: RecordedNvml
+) -> None:
+    machine = desktop if tree == "desktop" else identify(grow("agx_orin", tmp_path / "orin"))
+    others = [
+        *changes(machine),
+        machine.model_copy(update={"gpus": ()}),
+        machine.model_copy(update={"jetson": None}),
+        with_runtimes(machine, openvino="1"),
+        machine.model_copy(update={"cpu": machine.cpu.model_copy(update={"features": ("neon",)})}),
+    ]
+    alike = [other for other in others if not unlike(machine, other, ())]
+    assert len(alike) > 5
+    assert len(others) - len(alike) > 5
+    for other in others:
+        assert (device_key(machine) == device_key(other)) == (not unlike(machine, other, ()))
+
+
+def test_what_a_newer_bmtas_wrote_beside_is_left_out(desktop: Identity) -> None:
+    told = desktop.model_dump(mode="json")
+    parts = {name: {**told[name], "unknown": 32} for name in ("cpu", "system")}
+    newer = {**told, **parts, "npu": "one"}
+    assert Identity.model_validate(newer) == desktop
+    assert Identity.model_validate(newer).model_dump(mode="json") == told

@@ -14,7 +14,7 @@ import pytest
 from export.machine.identity import identify
 from export.machine.sampler import MOST_SHARE, Sampler, sources_of
 from export.machine.sources import Sensor, Sources
-from tests.export.machine.stand_in import RecordedNvml, grow, put, unprivileged
+from tests.export.machine.stand_in import HandClock, RecordedNvml, grow, put, unprivileged
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,9 @@ def test_least_median_and_greatest(tmp_path: Path) -> None:
 
 
 def test_idle_power(tmp_path: Path) -> None:
-    with Sampler(grow("orin_nano", tmp_path), interval_s=0.01, idle_s=0.05) as sampler:
+    clock = HandClock()
+    root = grow("orin_nano", tmp_path)
+    with Sampler(root, interval_s=60, idle_s=0.5, clock=clock, pause=clock.advance) as sampler:
         put(tmp_path, "sys/class/hwmon/hwmon1/curr1_input", 4000)
     assert sampler.idle_power_w == pytest.approx({"VDD_IN": 10.0, "VDD_CPU_GPU_CV": 2.5})
     with Sampler(tmp_path) as again:
@@ -154,16 +156,57 @@ def test_a_gpu_without_power_now_tells_the_mean(desktop: RecordedNvml, tmp_path:
 
 
 def test_the_gpu_s_own_counter_gives_its_energy(desktop: RecordedNvml, tmp_path: Path) -> None:
-    desktop.answers["nvmlDeviceGetTotalEnergyConsumption"] = {
-        "per_second": 80000
-    }  # 80 W, unlike the power that is told
-    with Sampler(tmp_path, interval_s=0.02) as sampler:
-        start = time.perf_counter()
-        time.sleep(0.3)
-        end = time.perf_counter()
-    energy = sampler.energy_mj(start, end)
+    # 80 W, unlike the power that is told
+    desktop.answers["nvmlDeviceGetTotalEnergyConsumption"] = {"per_second": 80000}
+    desktop.clock = clock = HandClock()
+    with Sampler(tmp_path, interval_s=60, clock=clock) as sampler:
+        clock.advance(0.25)
+        sampler.read_now()
+        energy = sampler.energy_mj(100.0, 100.25)
     assert energy is not None
-    assert energy["gpu0"] == pytest.approx(80000 * (end - start), rel=0.1)
+    assert energy["gpu0"] == 20000.0
+
+
+def test_a_counter_that_stands_still_tells_no_energy(desktop: RecordedNvml, tmp_path: Path) -> None:
+    desktop.answers["nvmlDeviceGetTotalEnergyConsumption"] = {"series": [5000]}
+    clock = HandClock()
+    with Sampler(tmp_path, interval_s=60, clock=clock) as sampler:
+        clock.advance(3.0)
+        put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj", 7000000)
+        sampler.read_now()
+        energy = sampler.energy_mj(100.0, 103.0)
+        assert energy == {"package-0": 6000.0}  # from 1 J; neither core nor GPU
+        assert sampler.why_no_energy("gpu0") == "gpu0: its counter of energy stood still for 3 s"
+    told = sampler.conditions()
+    assert told.unavailable["energy_mj.gpu0"] == "its counter of energy stood still for 3 s"
+    assert "package-0 core" not in told.power_w
+    assert told.power_w["package-0"].median == 2.0
+
+
+def test_slow_sensors_cover_what_their_pauses_leave_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = HandClock()
+
+    def slow() -> float:
+        clock.advance(30.0)
+        return 7.0
+
+    def sources(_: Path) -> Sources:
+        return Sources(sensors=[Sensor("rail", "power_w", slow, part="board")], main={"board": "rail"})
+
+    monkeypatch.setattr("export.machine.sampler.sources_of", sources)
+    with Sampler(tmp_path, interval_s=10, clock=clock) as sampler:  # the thread waits for minutes of real time
+        assert sampler.gap_s == 600.0  # 30 s are a twentieth of it
+        start = clock()
+        clock.advance(270.0)
+        end = clock()
+        clock.advance(20.0)  # two intervals, and no reading yet
+        assert sampler.energy_mj(start, end) == {"rail": pytest.approx(7000.0 * 270)}
+        start = clock()
+        clock.advance(5000.0)
+        end = clock()
+        assert sampler.energy_mj(start, end) is None
+        sampler.read_now()
+        assert sampler.energy_mj(start, end) == {"rail": pytest.approx(7000.0 * 5000)}
 
 
 def test_the_chosen_gpu_has_the_main_rail(
@@ -177,23 +220,22 @@ def test_the_chosen_gpu_has_the_main_rail(
 
 
 def test_temperature_clocks_and_energy_of_a_processor(desktop: RecordedNvml, tmp_path: Path) -> None:
-    with Sampler(tmp_path, interval_s=60) as sampler:  # read at the beginning and at the end
-        start = time.perf_counter()
-        time.sleep(0.2)
+    clock = HandClock()
+    with Sampler(tmp_path, interval_s=60, clock=clock) as sampler:  # read at the beginning and at the end
+        clock.advance(4.0)
         put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj", 3000000)
         put(tmp_path, "sys/class/powercap/intel-rapl:0:0/energy_uj", 100000)
         put(tmp_path, "sys/class/powercap/intel-rapl:0:0/max_energy_range_uj", 1000000)
-        end = time.perf_counter()
     found = sampler.conditions()
     assert set(found.temperature_c) == {"coretemp Package id 0", "gpu0"}  # neither the cores nor the disk
     assert found.temperature_c["coretemp Package id 0"].median == 61.0
     assert (found.clocks_mhz["cpu0"].median, found.clocks_mhz["cpu4"].median) == (4900.0, 3600.0)
-    energy = sampler.energy_mj(start, end)
+    energy = sampler.energy_mj(100.0, 104.0)
     assert energy is not None
-    assert energy["package-0"] == pytest.approx(2000.0, rel=0.2)  # from 1 J to 3 J, nearly all of it in the interval
+    assert energy["package-0"] == pytest.approx(2000.0)  # from 1 J to 3 J
     # The other began again at 262143.33 J, as its file said on entering: it went up by that much less 0.5 J.
-    assert energy["package-0 core"] == pytest.approx(262143328.85 - 500.0, rel=0.2)
-    assert found.power_w["package-0"].median == pytest.approx(energy["package-0"] / (end - start) / 1e3, rel=0.01)
+    assert energy["package-0 core"] == pytest.approx(262143328.85 - 500.0)
+    assert found.power_w["package-0"].median == pytest.approx(0.5)  # 2 J in 4 s
 
 
 def test_counters_of_heat_are_told(desktop: RecordedNvml, tmp_path: Path) -> None:
@@ -219,17 +261,15 @@ def test_two_packages_are_one_rail(tmp_path: Path) -> None:
     for number in (0, 1):
         put(tmp_path, f"sys/class/powercap/intel-rapl:{number}/name", f"package-{number}")
         put(tmp_path, f"sys/class/powercap/intel-rapl:{number}/energy_uj", 0)
-    with Sampler(tmp_path, interval_s=60) as sampler:
-        start = time.perf_counter()
-        time.sleep(0.05)
+    clock = HandClock()
+    with Sampler(tmp_path, interval_s=60, clock=clock) as sampler:
+        clock.advance(0.5)
         put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj", 1000000)
         put(tmp_path, "sys/class/powercap/intel-rapl:1/energy_uj", 500000)
-        end = time.perf_counter()
-    energy = sampler.energy_mj(start, end)
-    assert energy is not None
-    assert energy["all packages"] == pytest.approx(1.5 * energy["package-0"])
+    energy = sampler.energy_mj(100.0, 100.5)
+    assert energy == pytest.approx({"package-0": 1000.0, "package-1": 500.0, "all packages": 1500.0})
     assert sampler.main_rail == "all packages"
-    assert sampler.conditions().power_w["all packages"].median > 0
+    assert sampler.conditions().power_w["all packages"].median == pytest.approx(3.0)
 
 
 def test_zones_of_one_type_are_kept_apart(tmp_path: Path) -> None:
@@ -341,8 +381,9 @@ def test_the_thread_ends_with_the_block(tmp_path: Path) -> None:
 
 
 def test_times_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="interval_s 0"):
-        Sampler(tmp_path, interval_s=0)
+    for interval_s in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"interval_s {interval_s}"):
+            Sampler(tmp_path, interval_s=interval_s)
 
 
 def test_files_are_closed(tmp_path: Path) -> None:
