@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-
 from bmtas.errors import BudgetError, UsageError
-from bmtas.files import first_problem
 from bmtas.progress import Progress
 from bmtas.tasks import Task
 from costs.correction import with_margin
@@ -19,6 +16,7 @@ from costs.measurement import MOST_ERROR, Measurement
 from costs.reach import check_budgets
 from costs.table import CostTable
 from costs.units import Budget, Resource
+from export.latency.machine import measured_on
 from export.latency.meter import DeviceMeter
 from export.machine.identity import Identity, identify, unlike
 
@@ -82,16 +80,7 @@ def require_trustworthy(measurement: Measurement, budget: Budget) -> None:
 
 def differences(measurement: Measurement, here: Identity) -> list[str]:
     """Return in what the machine that a table was measured on differs from this one; nothing if times are comparable."""
-    return unlike(measured_on(measurement), here)
-
-
-def measured_on(measurement: Measurement) -> Identity:
-    """Return the machine that a table was measured on. Raises UsageError if it does not tell."""
-    try:
-        return Identity.model_validate(measurement.device)
-    except ValidationError as error:
-        told = first_problem(error)
-        raise UsageError(f"the table does not tell what it was measured on ({told}); measure it again") from None
+    return unlike(measured_on(measurement), here, measurement.runtime)
 
 
 def _higher(

@@ -11,7 +11,8 @@ from costs.measurement import Measurement
 from costs.table import CostTable
 from costs.units import Resource
 from export.bench.report import Report, Result, read_report
-from export.machine.identity import Identity, unlike
+from export.latency.machine import measured_on
+from export.machine.identity import unlike
 
 
 def readings_from(
@@ -28,7 +29,7 @@ def readings_from(
         )
     report = read_report(path)
     about = next(iter(table.measured.values()))
-    differences = unlike(_machine(about), report.device)
+    differences = unlike(measured_on(about), report.device, about.runtime)
     if differences:
         raise UsageError(f"{path} is of another device than the table: {'; '.join(differences)}; measure on that one")
     result = _result(path, report, about, network)
@@ -40,13 +41,6 @@ def readings_from(
     if energy is not None and rail is not None and rail in energy:
         readings[Resource.ENERGY_MJ] = Reading(energy[rail], energy[rail])
     return {resource: reading for resource, reading in readings.items() if resource in table.measured}
-
-
-def _machine(about: Measurement) -> Identity:
-    try:
-        return Identity.model_validate(about.device)
-    except ValueError as error:
-        raise UsageError(f"the run's table does not tell what it was measured on ({error}); measure it again") from None
 
 
 def _result(path: Path, report: Report, about: Measurement, network: str) -> Result:

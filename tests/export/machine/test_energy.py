@@ -50,6 +50,24 @@ def test_a_rail_that_tells_nothing_has_no_energy(desktop: Path) -> None:
                 run_for(lambda: clock.advance(1.0), sampler, seconds, least)
 
 
+def test_a_counter_that_stands_still_tells_no_energy(desktop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, clock = RecordedNvml("gpu_desktop"), HandClock()
+    recorded.answers["nvmlDeviceGetTotalEnergyConsumption"] = {"series": [5000]}
+    monkeypatch.setitem(sys.modules, "pynvml", recorded)
+    with Sampler(desktop, interval_s=60, clock=clock) as sampler:
+        clock.advance(3.0)
+        put(desktop, COUNTER, 7_000_000)
+        sampler.read_now()
+        assert sampler.energy_mj(100.0, 103.0) == {
+            "package-0": 6000.0
+        }  # from 1 J; neither core nor GPU, though it tells power
+        assert sampler.why_no_energy("gpu0") == "gpu0: its counter of energy stood still for 3 s"
+    told = sampler.conditions()
+    assert told.unavailable["energy_mj.gpu0"] == "its counter of energy stood still for 3 s"
+    assert "package-0 core" not in told.power_w
+    assert told.power_w["package-0"].median == 2.0
+
+
 @pytest.mark.parametrize(
     ("provider", "rail"),
     [
