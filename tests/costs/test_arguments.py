@@ -81,7 +81,9 @@ def test_resources_may_be_given_by_their_keys(table: CostTable) -> None:
     assert pareto_front(PROBS, table, key) == pareto_front(PROBS, table, MADDS)  # type: ignore[arg-type]
     assert Budget("params", 20.0, "20Params").resource is Resource.PARAMS  # type: ignore[arg-type]
     for ask in (lambda: expected_cost(tensor, table, "watts"), lambda: Budget("watts", 1.0, "1W")):  # type: ignore[arg-type]
-        with pytest.raises(CostError, match="found 'watts', known: madds, params, latency_ms, energy_mj, peak_memory_mib"):
+        with pytest.raises(
+            CostError, match="found 'watts', known: madds, params, latency_ms, energy_mj, peak_memory_mib"
+        ):
             ask()
 
 

@@ -75,14 +75,18 @@ def test_wrong_group_counts_are_refused(table: CostTable) -> None:
 
 def test_an_unknown_resource_is_refused_with_the_known_ones(table: CostTable) -> None:
     for ask in (table.layer_costs, table.fixed_cost, table.shared_total, table.split_total, table.separate_total):
-        with pytest.raises(CostError, match=r"toy knows madds, params, not latency_ms; give .* --costs with a table that does"):
+        with pytest.raises(
+            CostError, match=r"toy knows madds, params, not latency_ms; give .* --costs with a table that does"
+        ):
             ask(Resource.LATENCY_MS)
 
 
 def test_a_resource_is_known_by_its_key(table: CostTable) -> None:
     for ask in (table.fixed_cost, table.shared_total, table.split_total, table.separate_total, table.dependence):
         assert ask("madds") == ask(Resource.MADDS)  # type: ignore[arg-type]
-        with pytest.raises(CostError, match=r"found 'watts', known: madds, params, latency_ms, energy_mj, peak_memory_mib"):
+        with pytest.raises(
+            CostError, match=r"found 'watts', known: madds, params, latency_ms, energy_mj, peak_memory_mib"
+        ):
             ask("watts")  # type: ignore[arg-type]
     assert table.architecture_cost([1, 2], "params") == table.architecture_cost([1, 2], Resource.PARAMS)  # type: ignore[arg-type]
     assert budget_range(table, "madds") == budget_range(table, Resource.MADDS)  # type: ignore[arg-type]
