@@ -137,9 +137,19 @@ def _row(budget: str, run: Run, meter: DeviceMeter) -> str:
     )
 
 
+def _told(words: Sequence[str]) -> list[str]:
+    """Return the options but for the folders of this machine."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word not in ("--work", "--out"):
+            kept.append(word)
+        skip = word in ("--work", "--out")
+    return kept
+
+
 def report(arguments: argparse.Namespace, sections: Sequence[str], conditions: str) -> str:
     """Return the page."""
-    command = " ".join(["python benchmarks/latency_table.py", *sys.argv[1:]])
+    command = " ".join(["python benchmarks/latency_table.py", *_told(sys.argv[1:])])
     return "\n".join(
         [
             "# A latency table and budgets in ms",

@@ -52,6 +52,7 @@ def _groups(axis: Any, table: CostTable, resource: Resource) -> None:
         axis.plot(range(len(shares)), shares, marker=".", linewidth=1, label=f"{groups} groups")
     axis.axhline(1.0, color="0.5", linewidth=0.8)
     axis.set_xlabel("layer")
+    axis.set_xticks(range(0, len(costs), 2))
     axis.set_ylabel(f"{resource.label.lower()} of n groups / (n x one group)")
     axis.set_title("below 1: groups side by side cost less than one after the other", fontsize=9)
     axis.grid(visible=True, linewidth=0.3)
