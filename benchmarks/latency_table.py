@@ -7,8 +7,8 @@ For each number of threads a kit of MobileNetV2 is measured and fitted as `bmtas
 networks that the table was not fitted to, beside that of a prediction in proportion to multiply-adds, the cost of groups side by
 side against one after the other (a picture), and for budgets spread over the range of trees what a search under each of them found:
 predicted, measured in the search, and measured again afterwards in turn with the all-shared and the separate networks. On a
-machine with a GPU, `--provider cuda --out docs/latency_gpu.md` leaves the same report of it. Goes on where it was stopped
-if --work names the same folder.
+machine with a GPU, `--provider cuda --out docs/latency_gpu.md` leaves the same report of it. The measurement of a kit goes
+on where it was stopped if --work names the same folder; searches begin anew.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def main() -> None:
             picture = arguments.out.with_name(f"{arguments.out.stem}_{threads}.png")
             draw_table(fitted.table, fitted.networks, picture)
             sections += [
-                f"## {threads} thread{'s' if threads > 1 else ''}",
+                f"## {f'{threads} thread' + 's' * (threads > 1) if threads else 'As many threads as the runtime takes'}",
                 "",
                 *verdict(fitted.table, MS),
                 "",

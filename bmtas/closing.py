@@ -22,6 +22,8 @@ from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 
 _MOST_TRIALS: Final = 12
+KEPT: Final = ". What was searched is kept: `bmtas decode --budget` derives a tree for another budget from it"
+"""Advice where a search has left probabilities."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +43,22 @@ def settle(
     meter: Meter,
     progress: Progress,
     keep: Callable[[list[dict[str, Any]]], None] = lambda trials: None,
+    advice: str = "",
 ) -> Settled:
     """Return an architecture whose network was measured to be within `budgets`.
 
     `derive` gives the architecture within the budgets by a table; `keep` is given all trials so far after each of them. Raises
-    BudgetError if no architecture is within the budgets as measured.
+    BudgetError, which ends in `advice`, if no architecture is within the budgets as measured.
     """
     trials: list[dict[str, Any]] = []
     while len(trials) < _MOST_TRIALS:
         try:
             found = derive(table)
         except BudgetBelowReach as error:
-            raise _out_of_reach(str(error), trials) from None
+            raise _out_of_reach(str(error), trials, advice) from None
         counts = list(found.architecture.group_counts)
         if trials and trials[-1]["group_counts"] == counts:  # a method that has one architecture, whatever it costs
-            raise _out_of_reach("no other architecture is to be had by this method", trials)
+            raise _out_of_reach("no other architecture is to be had by this method", trials, advice)
         readings = meter(found.architecture)
         predicted = architecture_costs(table, found.architecture)
         trials.append(_told(found.architecture, predicted, readings, progress))
@@ -71,7 +74,9 @@ def settle(
             predicted_now = architecture_costs(table, found.architecture)[budget.resource]
             reading = readings[budget.resource]
             table = corrected(table, budget.resource, counts, predicted_now, reading.median, reading.upper)
-    raise _out_of_reach(f"{len(trials)} networks within the budget by the table were measured to be over it", trials)
+    raise _out_of_reach(
+        f"{len(trials)} networks within the budget by the table were measured to be over it", trials, advice
+    )
 
 
 def _told(
@@ -95,7 +100,7 @@ def _told(
     return record
 
 
-def _out_of_reach(reason: str, trials: Sequence[Mapping[str, Any]]) -> BudgetError:
+def _out_of_reach(reason: str, trials: Sequence[Mapping[str, Any]], advice: str) -> BudgetError:
     told = [
         f"{format_quantity(trial[key]['measured'], Resource(key), digits=4)} with {sum(trial['group_counts'])} groups"
         for trial in trials
@@ -104,8 +109,7 @@ def _out_of_reach(reason: str, trials: Sequence[Mapping[str, Any]]) -> BudgetErr
     ]
     measured = f" Measured: {', '.join(told)}." if told else ""
     return BudgetError(
-        f"{reason}.{measured} What was searched is kept: `bmtas decode --budget` derives a tree for another budget from it, without "
-        "another search. If the device has changed, measure the table again"
+        f"{reason}.{measured} Raise the budget, or measure the table again if the device has changed{advice}"
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bmtas.architecture import Architecture
-from bmtas.closing import Settled, settle
+from bmtas.closing import KEPT, Settled, settle
 from bmtas.config import Decode, Method, RunConfig
 from bmtas.errors import BudgetError, UsageError
 from bmtas.expectation import read_probabilities
@@ -50,6 +50,8 @@ def plan_again(run: Run, budgets: Sequence[str], readings: Mapping[Resource, Rea
         )
     if config.decode is Decode.ARGMAX:
         raise UsageError(f"{run.name} was searched with --decode argmax, which keeps no budget; search anew without it")
+    if not (budgets or config.budgets):
+        raise UsageError(f"{run.name} was searched without a budget; give one with --budget")
     if readings:
         table = _corrected(table, run.architecture(FOUND), readings, progress)
     try:
@@ -58,6 +60,12 @@ def plan_again(run: Run, budgets: Sequence[str], readings: Mapping[Resource, Rea
         raise BudgetError(f"by the table{' as corrected' if readings else ''}, {error}") from None
     for note in notes:
         progress.note(note)
+    unread = [b.text for b in chosen if readings and b.resource in table.measured and b.resource not in readings]
+    if unread:
+        raise UsageError(
+            f"budget {', '.join(unread)}: the device's report says nothing of it on the power rail of the table, so the table cannot be corrected "
+            "by it; measure on a device that tells it"
+        )
     return Again(run, config, table, tuple(chosen))
 
 
@@ -80,7 +88,9 @@ def decode_again(again: Again, table: CostTable, meter: Meter | None, progress: 
     if meter is None:
         settled = Settled(derive(table), table, {}, [])
     else:
-        settled = settle(derive, table, budgets, meter, progress, partial(keep_trials, run))
+        settled = settle(
+            derive, table, budgets, meter, progress, partial(keep_trials, run, name="trials-decoded.json"), KEPT
+        )
     made = _folder(run, config.model_copy(update={"budgets": [budget.text for budget in budgets]}), settled.table)
     write_found(made, config.task_list(), budgets, settled)
     draw_tree(settled.found.architecture, settled.table, made.search_folder / "tree.png")

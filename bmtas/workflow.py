@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bmtas.checkpoint import has_checkpoint
-from bmtas.closing import Settled, settle
+from bmtas.closing import KEPT, Settled, settle
 from bmtas.config import Method, RunConfig
 from bmtas.data.batches import Loader
 from bmtas.data.check import check_labels
@@ -79,7 +79,8 @@ def _hand_over(run: Run, plan: Plan, finder: Finder, meter: Meter | None, progre
     if meter is None:
         settled = Settled(finder.derive(plan.table), plan.table, {}, [])
     else:
-        settled = settle(finder.derive, plan.table, plan.budgets, meter, progress, partial(keep_trials, run))
+        advice = KEPT if plan.config.method is Method.BRANCHED else ""
+        settled = settle(finder.derive, plan.table, plan.budgets, meter, progress, partial(keep_trials, run), advice)
     if settled.table != run.table():  # corrected, or with a margin
         write_text(run.path / "table.json", settled.table.to_json())
     write_found(run, plan.config.task_list(), plan.budgets, settled)
@@ -119,9 +120,9 @@ def _differences(one: RunConfig, other: RunConfig) -> str:
     return ", ".join(told)
 
 
-def keep_trials(run: Run, trials: list[dict[str, Any]]) -> None:
+def keep_trials(run: Run, trials: list[dict[str, Any]], name: str = "trials.json") -> None:
     """Write what was measured so far beside the search, where it stays if no network fits."""
-    write_json(run.search_folder / "trials.json", {"schema_version": 1, "trials": trials})
+    write_json(run.search_folder / name, {"schema_version": 1, "trials": trials})
 
 
 def write_found(run: Run, tasks: Sequence[Task], budgets: Sequence[Budget], settled: Settled) -> None:

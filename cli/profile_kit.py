@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from bmtas.progress import Progress
     from costs.table import CostTable
     from export.latency.fit import Fitted
-    from export.latency.kit import Kit
+    from export.latency.kit import Kit, PrecisionName, RuntimeName
     from export.latency.setting import Setting
 
 PASSES = 10
@@ -133,9 +134,12 @@ def run_command(
     from cli.console import ShownProgress
     from export.latency.kit import read_kit
 
-    _check_shown(picture, json, threads, precision)
+    how = How(provider, threads, passes, energy)
     with ShownProgress(quiet=quiet) as progress:
-        made = measure(kit, read_kit(kit), precision, How(provider, threads, passes, energy), progress)
+        found = read_kit(kit)
+        settings = _settings(found.precisions, found.runtime, precision, how)
+        _check_shown(picture, json, settings)
+        made = measure(kit, found, settings, how, progress)
     _present(made, picture, json)
 
 
@@ -151,9 +155,11 @@ def measure_here(
     """Prepare a kit and measure it at once: `bmtas profile --latency`. One that is in `folder` already is gone on with, if it is as asked for."""
     from cli.console import ShownProgress
     from export.latency.kit import MANIFEST, read_kit
+    from export.latency.prepare import known_precisions, known_runtime
 
     folder = folder or _FOLDER
-    _check_shown(picture, json, how.threads, asked.precision)
+    settings = _settings(known_precisions(_listed(asked.precision)), known_runtime(asked.runtime), None, how)
+    _check_shown(picture, json, settings)
     with ShownProgress(quiet=quiet) as progress:
         if (folder / MANIFEST).exists():
             kit = read_kit(folder)
@@ -161,7 +167,7 @@ def measure_here(
             progress.note(f"going on with the kit in {folder}")
         else:
             kit = prepare(folder, asked, progress)
-        made = measure(folder, kit, asked.precision, how, progress)
+        made = measure(folder, kit, settings, how, progress)
     _present(made, picture, json)
 
 
@@ -198,16 +204,12 @@ class How:
     energy: bool = False
 
 
-def measure(folder: Path, kit: Kit, precision: str | None, how: How, progress: Progress) -> list[tuple[Path, Fitted]]:
-    """Measure all settings that the options ask for, one after the other; return the tables' files and contents."""
+def measure(folder: Path, kit: Kit, settings: list[Setting], how: How, progress: Progress) -> list[tuple[Path, Fitted]]:
+    """Measure the settings one after the other; return the tables' files and contents."""
     from export.latency.measure import Effort
-    from export.latency.setting import check_setting
     from export.latency.tables import measured_table
 
     effort = Effort(least=min(_LEAST_PASSES, how.passes), most=how.passes, energy_s=_ENERGY_S if how.energy else 0.0)
-    settings = _settings(kit, precision, how)
-    for setting in settings:  # all of them before the first is measured, which takes minutes
-        check_setting(kit, setting)
     made = []
     for setting in settings:
         progress.note(f"measuring {setting.label}")
@@ -215,30 +217,31 @@ def measure(folder: Path, kit: Kit, precision: str | None, how: How, progress: P
     return made
 
 
-def _settings(kit: Kit, precision: str | None, how: How) -> list[Setting]:
+def _settings(precisions: Sequence[PrecisionName], runtime: RuntimeName, chosen: str | None, how: How) -> list[Setting]:
+    """Return all settings that the options ask for, each checked: measuring takes minutes."""
     from bmtas.errors import UsageError
-    from export.latency.setting import Setting
+    from export.bench.options import parse_threads
+    from export.latency.setting import Setting, check_setting
 
-    threads, precisions = _listed(how.threads), list(kit.precisions) if precision is None else _listed(precision)
-    if not threads or not all(word.isdecimal() for word in threads):
-        raise UsageError(
-            f"--threads {how.threads!r}: expected whole numbers with commas, as in 1,2; 0 lets the runtime choose"
-        )
-    if not precisions:
-        raise UsageError(
-            f"--precision {precision!r}: expected one of {', '.join(kit.precisions)}, or several with commas"
-        )
-    return [Setting(name, how.provider, int(word), kit.runtime) for word in threads for name in precisions]
+    names = list(precisions) if chosen is None else list(dict.fromkeys(_listed(chosen)))
+    if not names:
+        raise UsageError(f"--precision {chosen!r}: expected one of {', '.join(precisions)}, or several with commas")
+    settings = [Setting(name, how.provider, count, runtime) for count in parse_threads(how.threads) for name in names]
+    for setting in settings:
+        check_setting(setting, precisions, runtime)
+    return settings
 
 
-def _check_shown(picture: Path | None, json: str | None, threads: str, precisions: str | None) -> None:
-    """Raise UsageError, before anything is measured, for what could not be written afterwards."""
+def _check_shown(picture: Path | None, json: str | None, settings: Sequence[Setting]) -> None:
+    """Raise, before anything is measured, for what could not be written afterwards."""
     from bmtas.errors import UsageError
+    from bmtas.extras import require
 
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise UsageError(f"--picture {picture}: the picture is a PNG; give it a name that ends in .png")
-    several = len(_listed(threads)) > 1 or len(_listed(precisions or "")) > 1
-    if several and (picture is not None or json is not None):
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise UsageError(f"--picture {picture}: the picture is a PNG; give it a name that ends in .png")
+        require("matplotlib.figure", "train")
+    if len(settings) > 1 and (picture is not None or json is not None):
         raise UsageError(
             "--picture and --json are of one table, and several are asked for; each is written into the kit's folder, and "
             "`bmtas profile show TABLE` draws it and gives its JSON"
@@ -260,7 +263,7 @@ def show_command(
 def _present(made: list[tuple[Path, Fitted]], picture: Path | None, json: str | None) -> None:
     """Show the tables; the picture and the JSON are of the last one."""
     from cli.console import emit_json, err, out
-    from cli.profile_view import measured_view, networks_view, verdict
+    from cli.profile_view import measured_view, networks_view, trusted, verdict
     from export.latency.picture import draw_table
     from export.latency.tables import fitted_json
 
@@ -275,24 +278,28 @@ def _present(made: list[tuple[Path, Fitted]], picture: Path | None, json: str | 
     for path, fitted in made:
         for resource in fitted.networks or fitted.table.measured:
             out().print(measured_view(fitted.table, resource))
-            out().print(networks_view(fitted.networks.get(resource, []), resource))
+            if resource in fitted.networks:
+                out().print(networks_view(fitted.networks[resource], resource))
             for line in verdict(fitted.table, resource):
                 out().print(line, soft_wrap=True, markup=False)
-        out().print(
-            f"table: {path}; search with it:\n    {_search_command(path, fitted.table)}", soft_wrap=True, markup=False
-        )
+        out().print(f"table: {path}", soft_wrap=True, markup=False)
+        if trusted(fitted.table):
+            out().print(f"search with it:\n    {_search_command(path, fitted.table)}", soft_wrap=True, markup=False)
 
 
 def _search_command(path: Path, table: CostTable) -> str:
     """Return the command that keeps a budget by the table: halfway between what trees can take."""
+    from bmtas.tasks import TASK_SETS
     from costs.reach import budget_range
     from costs.units import Resource, format_quantity
 
     height, width = table.input_size
+    named = table.provenance.get("data") or "DATA"
+    data = "DATA" if named in TASK_SETS else named  # tasks alone have no images to search with
     resource = Resource.LATENCY_MS if Resource.LATENCY_MS in table.resources() else table.resources()[0]
     budget = format_quantity(sum(budget_range(table, resource)) / 2, resource).replace(" ", "")
     return (
-        f"bmtas search --data {table.provenance.get('data') or 'DATA'} --tasks {','.join(table.tasks)} --backbone {table.backbone} "
+        f"bmtas search --data {data} --tasks {','.join(table.tasks)} --backbone {table.backbone} "
         f"--size {height}x{width} --costs {path} --budget {budget}"
     )
 

@@ -68,6 +68,11 @@ def _runs(counts: Sequence[int]) -> str:
     return " ".join(f"{count}x{length}" for count, length in runs)
 
 
+def trusted(table: CostTable) -> bool:
+    """Return whether budgets are kept by the table."""
+    return all(about.held_out.median_error <= MOST_ERROR for about in table.measured.values())
+
+
 def verdict(table: CostTable, resource: Resource) -> list[str]:
     """Return in words what the table is worth."""
     about = table.measured.get(resource)
@@ -84,6 +89,15 @@ def verdict(table: CostTable, resource: Resource) -> list[str]:
         error,
         f"device: {about.device.get('title')}; at least {about.samples} runs of each part; medians known to {about.spread:.1%}",
     ]
+    lines += [
+        (
+            f"since then: a network was measured to take {format_quantity(correction.upper, resource, digits=4)} at most, the table said "
+            f"{format_quantity(correction.predicted, resource, digits=4)}; all costs were multiplied by {correction.factor:.3f}"
+        )
+        for correction in about.corrections
+    ]
+    if about.margin > 1:
+        lines.append(f"costs are {about.margin - 1:.1%} higher than that, a margin for a device that is not at hand")
     if found.median_error > MOST_ERROR:
         lines.append(f"over {MOST_ERROR:.0%}: no budget is kept by this table; measure again with nothing else running")
     return lines

@@ -178,7 +178,7 @@ class TestByHand:
         told = str(caught.value)
         assert meter.measured == [(1, 2, 2, 2)]
         assert "reachable is 60.01 ms (all layers shared)" in told
-        assert "Measured: 100.0 ms with 7 groups. What was searched is kept: `bmtas decode --budget`" in told
+        assert "Measured: 100.0 ms with 7 groups. Raise the budget" in told
         assert caught.value.exit_code == 6
 
     def test_it_ends_after_twelve_trials(self) -> None:

@@ -16,9 +16,9 @@ from costs.measurement import MOST_ERROR, Measurement
 from costs.reach import check_budgets
 from costs.table import CostTable
 from costs.units import Budget, Resource
-from export.latency.machine import measured_on
+from export.latency.machine import differences
 from export.latency.meter import DeviceMeter
-from export.machine.identity import Identity, identify, unlike
+from export.machine.identity import identify
 
 METERED: Final = (Resource.LATENCY_MS, Resource.ENERGY_MJ)
 """Resources that a table has from a device."""
@@ -78,11 +78,6 @@ def require_trustworthy(measurement: Measurement, budget: Budget) -> None:
         )
 
 
-def differences(measurement: Measurement, here: Identity) -> list[str]:
-    """Return in what the machine that a table was measured on differs from this one; nothing if times are comparable."""
-    return unlike(measured_on(measurement), here, measurement.runtime)
-
-
 def _higher(
     table: CostTable,
     known: Mapping[Resource, Measurement],
@@ -91,12 +86,17 @@ def _higher(
     progress: Progress,
 ) -> CostTable:
     """Return the table with costs as high as whole networks were found above it, for nothing can be measured here."""
-    for resource in known:
+    for resource, about in known.items():
+        next_step = (
+            "the network that was measured there is in the table now, others may differ from it by so much"
+            if about.corrections
+            else "measure the exported network there with `bmtas bench --json`, and give that to `bmtas decode --measured`"
+        )
         table = with_margin(table, resource)
         progress.note(
             f"{resource.label.lower()}: the table is of another machine ({'; '.join(elsewhere)}), so the network found cannot be measured "
             f"here. Costs are taken {table.measured[resource].margin - 1:.1%} higher, which is how far whole networks were above the table; "
-            "measure the exported network there with `bmtas bench --json`, and give that to `bmtas decode --measured`"
+            + next_step
         )
     try:
         check_budgets(table, budgets)

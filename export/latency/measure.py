@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bmtas.errors import UsageError
+from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.files import append_line, file_hash, read_lines
 from bmtas.interrupt import Interrupted, stop_between_steps
 from bmtas.progress import Progress
@@ -120,6 +120,12 @@ def _measure(folder: Path, kit: Kit, setting: Setting, progress: Progress, effor
                 progress.advance()
                 if stop.requested:
                     raise Interrupted(stop.signal)
+        conditions = sampler.conditions()
+        if conditions.throttled:
+            progress.note(
+                f"the device was throttled meanwhile ({', '.join(conditions.throttle_reasons)}): the table is of a hot device; cool it and "
+                "measure again if the network will not run so"
+            )
     return path
 
 
@@ -198,8 +204,16 @@ class _Visiting:
         )
 
     def _energy(self, run: Timed) -> float | None:
-        """Return the energy of one run in mJ, over a stretch long enough for its sensor."""
-        return None if self._rail is None else energy_of_runs(run, self._sampler, self._effort.energy_s, self._rail)
+        """Return the energy of one run in mJ, over a stretch long enough for its sensor; None where none is asked for."""
+        if self._rail is None:
+            return None
+        energy = energy_of_runs(run, self._sampler, self._effort.energy_s, self._rail)
+        if energy is None:
+            raise EnvironmentProblem(
+                f"the power rail {self._rail} tells no energy ({self._sampler.why_no_energy(self._rail)}): remove the measurement that was begun, "
+                "and measure without --energy"
+            )
+        return energy
 
 
 def _candidate(session: Session) -> Callable[[], float]:

@@ -21,18 +21,15 @@ from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 from export.interface import Interface
 from export.latency.prepare import in_precision, known_runtime
+from export.latency.setting import Setting, open_file
 from export.latency.untrained import untrained_network
 from export.machine.energy import energy_of_runs
 from export.machine.sampler import Sampler
 from export.onnx_file import master_model
-from export.sessions.onnx import PROVIDERS, OnnxSession
-from export.sessions.openvino import OpenVinoSession
+from export.sessions.onnx import PROVIDERS
 from export.sessions.protocol import Array, Session
 from export.stopwatch import RULES, Rules, Timed, timed, watch
 from export.stopwatch import Measurement as Timing
-from export.tensorrt.build import build_plan
-from export.tensorrt.engine import LoadedEngine
-from export.tensorrt.options import EngineOptions
 
 METER_RULES: Final = replace(RULES, spread_bound=0.02, percentiles=(50.0,), time_cap_s=15.0)
 _LEAST_ROUNDS: Final = 24
@@ -157,16 +154,13 @@ def _upper(timing: Timing) -> float:
 def open_model(model: object, how: Measurement, progress: Progress) -> Session:
     """Load an FP32 ModelProto in the precision, runtime and provider of a table. Raises what the sessions raise."""
     runtime = known_runtime(how.runtime.split()[0])
-    content: bytes = in_precision(model, how.precision, runtime).SerializeToString()
-    if runtime == "onnxruntime":
-        provider = next((name for name, own in PROVIDERS.items() if own == how.provider), how.provider)
-        return OnnxSession(content, provider, how.threads)
-    if runtime == "openvino":
-        return OpenVinoSession(content, how.precision, how.threads, how.provider)
+    known = {own: name for name, own in PROVIDERS.items()} if runtime == "onnxruntime" else {how.provider: "cpu"}
+    provider = known.get(how.provider, how.provider)  # one that is not known is refused where it is opened
+    setting = Setting(how.precision, provider, how.threads, runtime)
     with tempfile.TemporaryDirectory(prefix="bmtas-meter-") as folder:
-        path = Path(folder) / "found.onnx"
-        path.write_bytes(content)
-        return LoadedEngine(build_plan(path, EngineOptions(), progress))
+        path = Path(folder) / "network.onnx"
+        path.write_bytes(in_precision(model, how.precision, runtime).SerializeToString())
+        return open_file(path, setting, progress)
 
 
 def _feeds(session: Session) -> dict[str, Array]:

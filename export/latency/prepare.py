@@ -43,7 +43,6 @@ class KitRequest:
     precisions: tuple[PrecisionName, ...] = ("fp32",)
     runtime: RuntimeName = "onnxruntime"
     data: str = ""
-    interface: Interface = Interface()  # noqa: RUF009 -- frozen
     fit: int = _FIT_NETWORKS
     held_out: int = HELD_OUT_NETWORKS
     seed: int = 0
@@ -56,7 +55,7 @@ def prepare_kit(folder: Path, request: KitRequest, progress: Progress) -> Kit:
     """
     _check(folder, request)
     progress.start("trace", len(request.tasks))
-    templates = trace(request.table, request.tasks, request.interface, progress.advance)
+    templates = trace(request.table, request.tasks, progress.advance)
     networks = _networks(request)
     held_out = sum(role == "held_out" for _, role, _ in networks)
     if held_out < request.held_out:
@@ -94,9 +93,7 @@ def prepare_kit(folder: Path, request: KitRequest, progress: Progress) -> Kit:
     return kit
 
 
-def trace(
-    table: CostTable, tasks: Sequence[Task], interface: Interface, tick: Callable[[], None] = lambda: None
-) -> Templates:
+def trace(table: CostTable, tasks: Sequence[Task], tick: Callable[[], None] = lambda: None) -> Templates:
     """Export a network of each task by itself and return its operations; the encoder is every time the same."""
     backbone = get_backbone(table.backbone)
     models, architectures = [], []
@@ -109,7 +106,7 @@ def trace(
                 tasks=[task],
                 size=table.input_size,
                 costs={},
-                interface=interface,
+                interface=Interface(),
             )
         )
         architectures.append(alone)
@@ -145,7 +142,9 @@ def known_precisions(names: Sequence[str]) -> tuple[PrecisionName, ...]:
     for name in names:
         if name not in known:
             raise UsageError(f"unknown precision {name!r}; {nearest(name, known)}")
-    return tuple(precision for name in names for precision in known if precision == name)
+    if not names:
+        raise UsageError(f"no precision is given; name one of {', '.join(known)}, or several with commas")
+    return tuple(dict.fromkeys(precision for name in names for precision in known if precision == name))
 
 
 def _assumed_ranges(model: Any) -> dict[str, tuple[float, float]]:
@@ -198,8 +197,6 @@ def _networks(request: KitRequest) -> list[tuple[str, Role, Architecture]]:
     networks: list[tuple[str, Role, Architecture]] = [
         (ANCHOR, "anchor", Architecture.shared(table.backbone, names, layers))
     ]
-    if len(names) == 1:
-        return networks
     networks.append((SEPARATE, "separate", Architecture.separate(table.backbone, names, layers)))
     trees = sample_trees(table, request.fit + request.held_out, request.seed)
     fitted = _evenly(len(trees), min(request.fit, len(trees) // 2))

@@ -11,8 +11,7 @@ from costs.measurement import Measurement
 from costs.table import CostTable
 from costs.units import Resource
 from export.bench.report import Report, Result, read_report
-from export.latency.machine import measured_on
-from export.machine.identity import unlike
+from export.latency.machine import differences
 
 
 def readings_from(
@@ -29,17 +28,17 @@ def readings_from(
         )
     report = read_report(path)
     about = next(iter(table.measured.values()))
-    differences = unlike(measured_on(about), report.device, about.runtime)
-    if differences:
-        raise UsageError(f"{path} is of another device than the table: {'; '.join(differences)}; measure on that one")
+    elsewhere = differences(about, report.device)
+    if elsewhere:
+        raise UsageError(f"{path} is of another device than the table: {'; '.join(elsewhere)}; measure on that one")
     result = _result(path, report, about, network)
     _require_same_network(path, result, table, costs, tasks)
     _require_rest(path, report, result)
     assert result.compute.high_ms is not None
     readings = {Resource.LATENCY_MS: Reading(result.compute.median_ms, result.compute.high_ms)}
-    energy, rail = result.energy.gross_mj, about.rail
-    if energy is not None and rail is not None and rail in energy:
-        readings[Resource.ENERGY_MJ] = Reading(energy[rail], energy[rail])
+    energy, own = result.energy.gross_mj or {}, table.measured.get(Resource.ENERGY_MJ)
+    if own is not None and own.rail in energy:
+        readings[Resource.ENERGY_MJ] = Reading(energy[own.rail], energy[own.rail])
     return {resource: reading for resource, reading in readings.items() if resource in table.measured}
 
 

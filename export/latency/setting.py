@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,37 +43,44 @@ class Opener(Protocol):
         """Return the loaded item."""
 
 
-def check_setting(kit: Kit, setting: Setting) -> None:
-    """Raise UsageError where a setting does not fit the kit, or would measure something else under its name."""
-    if setting.precision not in kit.precisions:
+def check_setting(setting: Setting, precisions: Collection[str], runtime: RuntimeName) -> None:
+    """Raise UsageError where a setting does not fit a kit of `precisions` for `runtime`, or would measure something else under its name."""
+    if setting.precision not in precisions:
         raise UsageError(
-            f"the kit holds {', '.join(kit.precisions)}, not {setting.precision}; prepare it with --precision {setting.precision}"
+            f"the kit holds {', '.join(precisions)}, not {setting.precision}; prepare it with --precision {setting.precision}"
         )
-    if setting.runtime != kit.runtime:
+    if setting.runtime != runtime:
         raise UsageError(
-            f"the kit is for {kit.runtime}, not {setting.runtime}; prepare it with --runtime {setting.runtime}"
+            f"the kit is for {runtime}, not {setting.runtime}; prepare it with --runtime {setting.runtime}"
         )
     if setting.provider not in PROVIDERS:
         raise UsageError(f"unknown provider {setting.provider!r}; {nearest(setting.provider, PROVIDERS)}")
-    if kit.runtime != "onnxruntime" and setting.provider != "cpu":
-        raise UsageError(f"--provider {setting.provider} is for ONNX Runtime; this kit is for {kit.runtime}")
-    if kit.runtime == "onnxruntime" and setting.provider == "cpu" and setting.precision in ("fp16", "bf16"):
+    if runtime != "onnxruntime" and setting.provider != "cpu":
+        raise UsageError(f"--provider {setting.provider} is for ONNX Runtime; this kit is for {runtime}")
+    if setting.threads and (runtime == "tensorrt" or setting.provider != "cpu"):
+        raise UsageError(f"--threads {setting.threads}: threads are a CPU's; leave it out for a GPU")
+    if runtime == "onnxruntime" and setting.provider == "cpu" and setting.precision in ("fp16", "bf16"):
         raise UsageError(
             f"ONNX Runtime on CPUs does not compute in {setting.precision}: it would be measured in FP32 under another name; "
             "take --precision fp32 or int8, or --provider cuda"
         )
 
 
+def open_file(path: Path, setting: Setting, progress: Progress) -> Session:
+    """Load an ONNX file as `setting` has it run; for TensorRT an engine is built from it. Raises what the sessions raise."""
+    if setting.runtime == "tensorrt":
+        return LoadedEngine(build_plan(path, EngineOptions(), progress))
+    if setting.runtime == "openvino":
+        return OpenVinoSession(path, setting.precision, setting.threads)
+    return OnnxSession(path, setting.provider, setting.threads)
+
+
 def opener(folder: Path, kit: Kit, setting: Setting, progress: Progress) -> Opener:
     """Return what opens the items of the kit in its runtime. Raises UsageError where the setting does not fit the kit."""
-    check_setting(kit, setting)
+    check_setting(setting, kit.precisions, kit.runtime)
     if kit.runtime == "tensorrt":
         return _TensorRT(folder, setting, progress)
-    if kit.runtime == "openvino":
-        return lambda item: OpenVinoSession(
-            folder / file_of(setting.precision, item), setting.precision, setting.threads
-        )
-    return lambda item: OnnxSession(folder / file_of(setting.precision, item), setting.provider, setting.threads)
+    return lambda item: open_file(folder / file_of(setting.precision, item), setting, progress)
 
 
 class _TensorRT:

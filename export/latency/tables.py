@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bmtas.errors import UsageError
 from bmtas.files import read_json, write_json
@@ -15,12 +14,10 @@ from costs.table import CostTable
 from costs.table_json import SCHEMA_VERSION
 from costs.units import Resource
 from export.latency.fit import Fitted, Network, fit_table
-from export.latency.kit import Kit
+from export.latency.kit import Kit, Role
 from export.latency.measure import Effort, measure_kit
 from export.latency.setting import Setting
 from export.latency.visits import visits_of
-
-_FIELDS = frozenset(Network.__dataclass_fields__)
 
 
 def table_path(folder: Path, setting: Setting) -> Path:
@@ -64,6 +61,7 @@ def _networks(stored: Any, table: CostTable, path: Path) -> dict[Resource, list[
 
 
 def _network(entry: Mapping[str, Any]) -> Network:
-    fields = json.loads(json.dumps({name: entry[name] for name in _FIELDS}))
-    numbers = {name: float(fields[name]) for name in ("measured", "predicted", "proportional")}
-    return Network(fields["name"], fields["role"], tuple(int(n) for n in fields["group_counts"]), **numbers)
+    if entry["role"] not in get_args(Role):
+        raise ValueError(f"{entry['role']!r} is no role of a network")
+    numbers = {name: float(entry[name]) for name in ("measured", "predicted", "proportional")}
+    return Network(str(entry["name"]), entry["role"], tuple(int(n) for n in entry["group_counts"]), **numbers)

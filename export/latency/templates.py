@@ -6,14 +6,14 @@ graph that tracing would have given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from bmtas.architecture import Architecture
 from bmtas.errors import BuildError
 from bmtas.extras import require
-from bmtas.graph import IMAGE, MergedGraph, branched_graph, head_name, layer_name
+from bmtas.graph import IMAGE, MergedGraph, branched_graph, head_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -254,8 +254,3 @@ def _cut(model: ModelProto, graph: MergedGraph, owners: Sequence[str]) -> dict[s
             entry.module, nodes, {n: constants[n] for n in sorted(used & constants.keys())}, reads, gives[0]
         )
     return templates
-
-
-def operations_of(layers: int, tasks: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of all operations: the stem, the layers, the heads."""
-    return ("stem", *(layer_name(i) for i in range(layers)), *(head_name(task) for task in tasks))

@@ -167,7 +167,7 @@ class TestTwoSteps:
         assert "at least 36 runs of each part" in said
         assert "fp32, onnxruntime" in said
         assert "CPUExecutionProvider, 1 thread " in said
-        assert f"--tasks semseg,depth --backbone tiny --size 64x64 --costs {measured[0]}/table-int8-cpu" in said
+        assert f"table: {measured[0]}/table-int8-cpu" in said
         for word in ("layers.05", "heads.depth", "all shared", "separate", "held out", "1x5 2x1", "2x6"):
             assert word in said
 
@@ -178,7 +178,7 @@ class TestTwoSteps:
         done = on_a_device("profile", "show", path)
         assert done.returncode == 0, done.stderr
         shown = done.stdout.splitlines()
-        assert shown[-2].startswith("table: ")
+        assert f"table: {path}" in shown
         assert measured[1].stdout.splitlines()[-len(shown) :] == shown
         as_json = on_a_device("profile", "show", path, "--json", "-")
         assert as_json.stdout == path.read_text()
@@ -245,6 +245,7 @@ class TestVerdict:
             shown = " ".join(bmtas("profile", "show", path).out.split())
             assert ("over 10%: no budget is kept by this table" in shown) is told
             assert ("median error 30.0%" in shown) is told
+            assert (f"--tasks semseg,depth --backbone tiny --size 64x64 --costs {path} --budget" in shown) is not told
 
     def test_a_counted_table_has_nothing_to_show(self, bmtas: Bmtas, tiny_data: Path, tmp_path: Path) -> None:
         path = tmp_path / "counted.json"
