@@ -68,7 +68,7 @@ def settle(
             return Settled(found, table, readings, trials)
         for budget in over:
             progress.note(
-                f"measured {_text(readings[budget.resource].upper, budget)}, over {budget.text}: the table is corrected, and the "
+                f"up to {_text(readings[budget.resource].upper, budget)} (upper end of the interval), over {budget.text}: the table is corrected, and the "
                 "architecture derived again"
             )
             predicted_now = architecture_costs(table, found.architecture)[budget.resource]

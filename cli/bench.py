@@ -224,12 +224,12 @@ def _judge(report: Any, gates: list[Any], strict: bool) -> None:
     from export.bench.gates import broken
     from export.stopwatch import UnstableError
 
-    unmet = report.unmet()
-    if strict and unmet:
+    unmet, failures = report.unmet(), broken(gates, report)
+    if strict and unmet:  # before the gates: a number that is not stable is within no limit and beyond none
+        beside = f". By that measurement {'; '.join(failures)}" if failures else ""
         raise UnstableError(
-            f"{'; '.join(unmet)}. Measure longer (--time-cap), allow more (--spread), or quieten and cool the machine"
+            f"{'; '.join(unmet)}. Measure longer (--time-cap), allow more (--spread), or quieten and cool the machine{beside}"
         )
-    failures = broken(gates, report)
     if failures:
         raise BudgetError("; ".join(failures))
 

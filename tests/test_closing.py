@@ -138,7 +138,10 @@ class TestByHand:
         assert settled.table.shared_total(MS) == pytest.approx(1.2 * 4.5)
         (noted,) = settled.table.measured[MS].corrections
         assert (noted.group_counts, noted.predicted, noted.median, noted.upper) == ([1, 2, 2, 2], 7.5, 9.0, 9.0)
-        assert any("measured 9.000 ms, over 7.6ms: the table is corrected" in text for text in notes.said)
+        assert any(
+            "up to 9.000 ms (upper end of the interval), over 7.6ms: the table is corrected" in text
+            for text in notes.said
+        )
 
     def test_every_trial_is_kept_as_soon_as_it_is_measured(self) -> None:
         kept: list[list[int]] = []

@@ -24,7 +24,7 @@ from costs.measurement import HeldOut, Measurement
 from costs.parts import FixedCost, LayerCost
 from costs.table import CostTable
 from costs.units import Resource
-from export.latency.kit import ANCHOR, Kit, NetworkEntry, Role
+from export.latency.kit import Kit, NetworkEntry, Role
 from export.latency.setting import Setting
 from export.latency.visits import Visit, Visits, standard_error
 
@@ -100,7 +100,7 @@ def _values(kit: Kit, measured: Visits, resource: Resource) -> dict[str, float]:
     scale = [value for visit in measured.visits for value in anchor(visit)]
     values = {}
     for item in kit.items():
-        ratios = _ratios(measured, item, resource) if item != ANCHOR else [1.0]
+        ratios = _ratios(measured, item, resource)
         if not ratios or not scale:
             raise UsageError(
                 f"{item} has no {resource} yet: the measurement was stopped; `bmtas profile run` on the same kit goes on with it"

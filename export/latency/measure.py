@@ -106,7 +106,7 @@ def _measure(folder: Path, kit: Kit, setting: Setting, progress: Progress, effor
         device=identify(root).model_dump(mode="json"),
         rail=_rail(anchor.provider, root) if effort.energy_s > 0 else None,
     )
-    order = [item for item in kit.items() if item != ANCHOR]
+    order = kit.items()  # the anchor among them: as an item it is run like all others, as the anchor once in a while
     with Sampler(root) as sampler, stop_between_steps() as stop:
         done = _begun(path, header)
         visiting = _Visiting(anchor, open_item, effort, sampler, header.rail)

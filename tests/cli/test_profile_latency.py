@@ -158,7 +158,7 @@ class TestTwoSteps:
             path = kit / f"table-{precision}-cpu-1thread.json"
             assert read(path)["measured"]["latency_ms"]["precision"] == precision
             assert str(path) in done.stdout
-            assert len(visits_of(kit / f"measured-{precision}-cpu-1thread.jsonl").visits) == 22 * 3
+            assert len(visits_of(kit / f"measured-{precision}-cpu-1thread.jsonl").visits) == 23 * 3
 
     def test_what_it_says(self, measured: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
         said = " ".join(measured[1].stdout.split())

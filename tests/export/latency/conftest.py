@@ -52,7 +52,7 @@ def tiny_table() -> CostTable:
 @pytest.fixture(scope="session")
 def templates(tiny_table: CostTable) -> Templates:
     """The operations of networks for the three tasks."""
-    return trace(tiny_table, TASKS, Interface())
+    return trace(tiny_table, TASKS)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +146,7 @@ def visits_of_times() -> Callable[..., Visits]:
         )
         visits = []
         for number in range(passes):
-            for item in (name for name in times if name != "net.shared"):
+            for item in times:
                 factor = factors(number, item)
                 visits.append(
                     Visit(

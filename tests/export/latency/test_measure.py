@@ -22,14 +22,14 @@ import pytest
 from bmtas.errors import UsageError
 from bmtas.interrupt import Interrupted
 from bmtas.progress import Silent
-from export.latency.kit import ANCHOR, Kit, read_kit
+from export.latency.kit import Kit, read_kit
 from export.latency.measure import Effort, measure_kit, measured_path
 from export.latency.setting import Setting
 from export.latency.visits import Visits, visits_of
 from export.machine.identity import identify
 
 SETTING = Setting(threads=1)
-ITEMS = 1 + 6 * 2 + 2 + 1 + 6  # stem, layers, heads, separate networks, trees; the anchor is measured beside them
+ITEMS = 1 + 6 * 2 + 2 + 1 + 1 + 6  # stem, layers, heads, separate networks, the all-shared one, trees
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def continued(kit_folder: Path, measured: Visits) -> Callable[..., list[dict[str
 
 class TestOnePass:
     def test_every_item_is_visited_once_beside_the_anchor(self, measured: Visits, prepared: tuple[Path, Kit]) -> None:
-        assert sorted(visit.item for visit in measured.visits) == sorted(set(prepared[1].items()) - {ANCHOR})
+        assert sorted(visit.item for visit in measured.visits) == sorted(prepared[1].items())
         assert len(measured.visits) == ITEMS
         for visit in measured.visits:
             assert (visit.number, len(visit.anchor_ms), len(visit.latency_ms)) == (0, 4, 12)
@@ -83,7 +83,7 @@ class TestOnePass:
         assert header.runtime == f"onnxruntime {header.device['runtimes']['onnxruntime']}"
 
     def test_the_order_is_not_that_of_the_kit(self, measured: Visits, prepared: tuple[Path, Kit]) -> None:
-        items = [item for item in prepared[1].items() if item != ANCHOR]
+        items = prepared[1].items()
         assert [visit.item for visit in measured.visits] != items
 
 

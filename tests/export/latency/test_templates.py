@@ -20,7 +20,6 @@ from bmtas.networks.network import GraphNetwork
 from bmtas.tasks import Task
 from costs.table import CostTable
 from costs.units import Resource
-from export.interface import Interface
 from export.latency.prepare import trace
 from export.latency.templates import Templates
 from export.madds import madds
@@ -138,7 +137,7 @@ def test_the_tap_of_a_mobilenet_reaches_all_heads(traced: Traced) -> None:
     )  # tracing asks no more of it
     tree = Architecture(backbone="mobilenet_v2", tasks=(S, D), groupings=(((S, D),),) * 9 + (((S,), (D,)),) * 9)
     network, model = traced(tree, pair)
-    whole = trace(table, pair, Interface()).whole(tree)
+    whole = trace(table, pair).whole(tree)
     check_same(network, model, whole, (S, D))
     assert madds(whole) == madds(model)
 
