@@ -96,6 +96,11 @@ class Run:
         if name == SEPARATE:
             return Architecture.separate(config.backbone, tasks, layers)
         if not self.architecture_path.exists():
+            if (self.search_folder / "trials.json").exists():
+                raise UsageError(
+                    f"{self.path}: the search has ended, but no network that was measured is within {', '.join(config.budgets)}; "
+                    "`bmtas decode --budget` derives a tree for another budget, or start the same `bmtas search` again when the machine is at rest"
+                )
             raise UsageError(
                 f"{self.path}: the search has not ended, there is no architecture yet; start the same `bmtas search` again, "
                 "it goes on where it stopped"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bmtas.architecture import Architecture
+from bmtas.errors import UsageError
 from bmtas.files import read_json
 from costs.table import CostTable
 from costs.table_json import SCHEMA_VERSION
@@ -46,7 +47,13 @@ def read_table(path: Path) -> CostTable:
     Raises UsageError if the file is missing, not JSON, or of a newer schema; CostError, naming the file, if it breaks a
     rule of tables.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the table itself, in a kit's folder a file table-*.json")
     data = read_json(path, SCHEMA_VERSION)
+    if "parts" in data and "files" in data:
+        raise UsageError(
+            f"{path} is the manifest of a kit; the table that was measured with it is a file table-*.json beside it"
+        )
     return CostTable.from_json(json.dumps(data), str(path))
 
 

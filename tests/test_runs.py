@@ -119,3 +119,15 @@ def test_what_is_not_complete_is_no_run(tmp_path: Path, config: RunConfig) -> No
     (tmp_path / ".new-abc" / "table.json").write_text("{}")
     assert all_runs(tmp_path) == []
     assert create_run(tmp_path, "a", config, TABLE).name == "001-a"
+
+
+def test_a_search_that_ended_over_its_budget_is_told_apart_from_one_that_has_not_ended(
+    tmp_path: Path, config: RunConfig
+) -> None:
+    run = create_run(tmp_path, "x", config, TABLE)
+    with pytest.raises(UsageError, match="the search has not ended"):
+        run.architecture("found")
+    run.search_folder.mkdir()
+    (run.search_folder / "trials.json").write_text('{"schema_version": 1, "trials": []}')
+    with pytest.raises(UsageError, match="the search has ended, but no network .* `bmtas decode --budget`"):
+        run.architecture("found")

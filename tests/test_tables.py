@@ -79,6 +79,14 @@ def test_digests_tell_tables_apart_and_not_their_layout(tmp_path: Path) -> None:
     assert len(digest(TABLE)) == 64
 
 
+def test_a_kit_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder; give the table itself"):
+        read_table(tmp_path)
+    manifest = write(tmp_path / "manifest.json", {"schema_version": 1, "parts": [], "files": {}})
+    with pytest.raises(UsageError, match=r"is the manifest of a kit; .* table-\*.json"):
+        read_table(manifest)
+
+
 # --- what the README shows of tables
 
 ROOT = Path(costs.__file__).parent.parent
