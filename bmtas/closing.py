@@ -108,6 +108,8 @@ def _out_of_reach(reason: str, trials: Sequence[Mapping[str, Any]], advice: str)
         if key != "group_counts"
     ]
     measured = f" Measured: {', '.join(told)}." if told else ""
+    if any(trial[key].get("stable") is False for trial in trials for key in trial if key != "group_counts"):
+        measured += " The machine was not at rest meanwhile; try again when it is."
     return BudgetError(
         f"{reason}.{measured} Raise the budget, or measure the table again if the device has changed{advice}"
     )

@@ -173,6 +173,15 @@ class TestByHand:
         (noted,) = settled.table.measured[MS].corrections
         assert (noted.median, noted.upper) == pytest.approx((7.5, 7.65))
 
+    @pytest.mark.parametrize("stable", [True, False])
+    def test_a_refusal_tells_of_a_machine_that_was_not_at_rest(self, stable: bool) -> None:
+        def meter(architecture: Architecture) -> dict[Resource, Reading]:
+            return {MS: Reading(100.0, 100.0, {"stable": stable})}
+
+        with pytest.raises(BudgetError) as caught:
+            settle(Finder(FOUR, BUDGET), FOUR, BUDGET, meter, Silent())
+        assert ("was not at rest" in str(caught.value)) is not stable
+
     def test_where_nothing_fits_all_that_was_measured_is_told(self) -> None:
         """All shared would take 4.5 x 100 / 7.5 = 60 ms by the corrected table."""
         meter = Meter(lambda counts: 100.0)

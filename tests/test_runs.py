@@ -129,5 +129,5 @@ def test_a_search_that_ended_over_its_budget_is_told_apart_from_one_that_has_not
         run.architecture("found")
     run.search_folder.mkdir()
     (run.search_folder / "trials.json").write_text('{"schema_version": 1, "trials": []}')
-    with pytest.raises(UsageError, match="the search has ended, but no network .* `bmtas decode --budget`"):
+    with pytest.raises(UsageError, match=r"the search has ended, but no network .* `bmtas decode --budget`"):
         run.architecture("found")

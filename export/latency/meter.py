@@ -96,6 +96,7 @@ class DeviceMeter:
             raise BudgetError(
                 f"budget {limit.text}: the network that shares everything takes {said[1]} here now (the table says {said[0]}), and no "
                 "tree takes less; raise the budget, end what else runs here, or measure the table again"
+                + ("" if timing.stable else " (the machine was not at rest while that was measured)")
             )
 
     def _open_fixed(self, name: str) -> Session:
