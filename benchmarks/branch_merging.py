@@ -21,13 +21,11 @@ import numpy as np
 from bmtas.architecture import Architecture
 from bmtas.networks.backbone import get_backbone
 from bmtas.profile import generic_tasks
-from export.interface import Interface
-from export.latency.untrained import untrained_network
+from export.latency.untrained import untrained_model
 from export.machine.identity import identify
 from export.merging.choose import choose, in_turn, require_equal
 from export.merging.merge import merge
 from export.merging.sites import sites
-from export.onnx_file import master_model
 from export.sessions.onnx import OnnxSession, runtime_version
 from export.stopwatch import ratio, timed
 
@@ -44,10 +42,7 @@ def exported(backbone: str, count: int, size: int) -> bytes:
     """Return the ONNX content of a random network on such a tree."""
     tasks = generic_tasks(count)
     architecture = tree(backbone, [task.name for task in tasks])
-    network = untrained_network(architecture, tasks)
-    model = master_model(
-        network, architecture=architecture, tasks=tasks, size=(size, size), costs={}, interface=Interface()
-    )
+    model = untrained_model(architecture, tasks, (size, size))
     content: bytes = model.SerializeToString()
     return content
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bmtas.errors import UsageError
+from bmtas.tables import architecture_costs
 from costs.measurement import HeldOut, Measurement
 from costs.parts import FixedCost, LayerCost
 from costs.table import CostTable
@@ -69,7 +70,8 @@ def fit_table(kit: Kit, measured: Visits, setting: Setting) -> Fitted:
     resources = [Resource.LATENCY_MS, *([Resource.ENERGY_MJ] if measured.header.rail is not None else [])]
     for resource in resources:
         fit = _Fit(kit, _values(kit, measured, resource), resource)
-        table, networks[resource] = fit.into(table), fit.networks()
+        table = fit.into(table)
+        networks[resource] = fit.networks(table)
         about = _about(measured, setting, resource, fit.coefficients, networks[resource])
         table = table.model_copy(update={"measured": {**table.measured, resource: about}})
     return Fitted(table, networks)
@@ -98,14 +100,15 @@ def _values(kit: Kit, measured: Visits, resource: Resource) -> dict[str, float]:
         return visit.anchor_ms if latency else [visit.anchor_energy_mj] if visit.anchor_energy_mj else []
 
     scale = [value for visit in measured.visits for value in anchor(visit)]
+    whole = statistics.median(scale) if scale else None
     values = {}
     for item in kit.items():
         ratios = _ratios(measured, item, resource)
-        if not ratios or not scale:
+        if not ratios or whole is None:
             raise UsageError(
                 f"{item} has no {resource} yet: the measurement was stopped; `bmtas profile run` on the same kit goes on with it"
             )
-        values[item] = statistics.median(ratios) * statistics.median(scale)
+        values[item] = statistics.median(ratios) * whole
     return values
 
 
@@ -124,8 +127,7 @@ class _Fit:
         self._kit, self._values, self._resource = kit, values, resource
         self._counted = kit.counted()
         self._parts = {(part.operation, part.copies): part for part in kit.parts}
-        self._trees = [n for n in kit.networks if n.role != "separate"]
-        fitted = [n for n in self._trees if n.role in ("anchor", "fit")]
+        fitted = [n for n in kit.networks if n.role in ("anchor", "fit")]
         self.coefficients = self._choose(
             np.array([self._features(n) for n in fitted]), np.array([values[n.name] for n in fitted])
         )
@@ -174,10 +176,7 @@ class _Fit:
         return times, sum(n * self._parts[name, n].elements for name, n in used) / 1e6, 1.0
 
     def _madds(self, network: NetworkEntry) -> float:
-        architecture = self._kit.architecture(network)
-        if not architecture.shared_stem:
-            return self._counted.separate_total(Resource.MADDS)
-        return self._counted.architecture_cost(architecture.task_indices, Resource.MADDS)
+        return architecture_costs(self._counted, self._kit.architecture(network))[Resource.MADDS]
 
     def into(self, table: CostTable) -> CostTable:
         """Return `table` with the fitted costs of the resource beside its own."""
@@ -205,23 +204,18 @@ class _Fit:
         depends = {**table.depends_on, resource: "group_count"}
         return table.model_copy(update={"layers": layers, "fixed": fixed, "depends_on": depends})
 
-    def networks(self) -> list[Network]:
-        """Return all whole networks of the kit with what was measured and what is predicted."""
-        table = self.into(_counted_alone(self._counted, self._kit.data))
+    def networks(self, table: CostTable) -> list[Network]:
+        """Return all whole networks of the kit with what was measured and what the fitted `table` predicts."""
         return [self._network(entry, table) for entry in self._kit.networks]
 
     def _network(self, entry: NetworkEntry, table: CostTable) -> Network:
         architecture = self._kit.architecture(entry)
-        if architecture.shared_stem:
-            predicted = table.architecture_cost(architecture.task_indices, self._resource)
-        else:
-            predicted = table.separate_total(self._resource)
         return Network(
             entry.name,
             entry.role,
             architecture.group_counts,
             self._values[entry.name],
-            predicted,
+            architecture_costs(table, architecture)[self._resource],
             self._per_madd * self._madds(entry),
         )
 

@@ -8,12 +8,11 @@ times, far apart. What is measured is written line by line, and the same command
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from bmtas.files import append_line, file_hash, read_lines
 from bmtas.interrupt import Interrupted, stop_between_steps
 from bmtas.progress import Progress
 from export.latency.kit import ANCHOR, MANIFEST, Kit
-from export.latency.setting import Opener, Setting, opener
+from export.latency.setting import Opener, Setting, opener, run_of
 from export.latency.visits import Header, Visit, standard_error, visits_of
 from export.machine.energy import energy_of_runs, rail_for
 from export.machine.identity import Identity, identify, unlike
@@ -179,13 +178,13 @@ class _Visiting:
 
     def __init__(self, anchor: Session, open_item: Opener, effort: Effort, sampler: Sampler, rail: str | None) -> None:
         self._open, self._effort, self._sampler, self._rail = open_item, effort, sampler, rail
-        self._anchor = _candidate(anchor)
+        self._anchor = timed(run_of(anchor))
         for _ in range(_ROUNDS):
             self._anchor()
 
     def visit(self, number: int, item: str) -> Visit:
         """Return what one visit of `item` in pass `number` took."""
-        run = _candidate(self._open(item))
+        run = timed(run_of(self._open(item)))
         for _ in range(_WARMUP):
             run()
         anchor_ms, latency_ms = [], []
@@ -214,8 +213,3 @@ class _Visiting:
                 "and measure without --energy"
             )
         return energy
-
-
-def _candidate(session: Session) -> Callable[[], float]:
-    feeds: dict[str, Any] = {name: spec.noise() for name, spec in session.inputs.items()}
-    return timed(partial(session.run, feeds))

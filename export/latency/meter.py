@@ -6,7 +6,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,15 +18,13 @@ from costs.measurement import Measurement
 from costs.reach import budget_range
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
-from export.interface import Interface
 from export.latency.prepare import in_precision, known_runtime
-from export.latency.setting import Setting, open_file
-from export.latency.untrained import untrained_network
+from export.latency.setting import Setting, open_file, run_of
+from export.latency.untrained import untrained_model
 from export.machine.energy import energy_of_runs
 from export.machine.sampler import Sampler
-from export.onnx_file import master_model
 from export.sessions.onnx import PROVIDERS
-from export.sessions.protocol import Array, Session
+from export.sessions.protocol import Session
 from export.stopwatch import RULES, Rules, Timed, timed, watch
 from export.stopwatch import Measurement as Timing
 
@@ -64,7 +61,7 @@ class DeviceMeter:
             self._open_fixed(name)
         self._sessions[_FOUND] = self._open(architecture, _FOUND)
         self._progress.note("measuring the network found, in turn with the all-shared and the separate ones ...")
-        runs = {name: partial(session.run, _feeds(session)) for name, session in self._sessions.items()}
+        runs = {name: run_of(session) for name, session in self._sessions.items()}
         self._watch({name: timed(run) for name, run in runs.items()})
         shared, separate = (self.last[name].median_ms for name in (_SHARED, _SEPARATE))
         self._progress.note(f"measured beside it: all shared {shared:.4g} ms, separate networks {separate:.4g} ms")
@@ -86,7 +83,7 @@ class DeviceMeter:
         if limit is None:
             return
         session = self._open_fixed(_SHARED)
-        self._watch({_SHARED: timed(partial(session.run, _feeds(session)))})
+        self._watch({_SHARED: timed(run_of(session))})
         timing = self.last[_SHARED]
         predicted = self._table.shared_total(Resource.LATENCY_MS)
         said = [format_quantity(v, Resource.LATENCY_MS, digits=4) for v in (predicted, timing.median_ms)]
@@ -109,14 +106,7 @@ class DeviceMeter:
 
     def _open(self, architecture: Architecture, name: str) -> Session:
         self._progress.note(f"exporting the {name} network, to be measured ...")
-        model = master_model(
-            untrained_network(architecture, self._tasks),
-            architecture=architecture,
-            tasks=self._tasks,
-            size=self._table.input_size,
-            costs={},
-            interface=Interface(),
-        )
+        model = untrained_model(architecture, self._tasks, self._table.input_size)
         return open_model(model, self._how, self._progress)
 
     def _watch(self, candidates: Mapping[str, Timed]) -> None:
@@ -162,7 +152,3 @@ def open_model(model: object, how: Measurement, progress: Progress) -> Session:
         path = Path(folder) / "network.onnx"
         path.write_bytes(in_precision(model, how.precision, runtime).SerializeToString())
         return open_file(path, setting, progress)
-
-
-def _feeds(session: Session) -> dict[str, Array]:
-    return {name: spec.noise() for name, spec in session.inputs.items()}

@@ -17,13 +17,11 @@ from bmtas.networks.backbone import get_backbone
 from bmtas.progress import Progress
 from bmtas.tasks import Task
 from costs.table import CostTable
-from export.interface import Interface
 from export.latency.kit import ANCHOR, MANIFEST, Kit, NetworkEntry, PartEntry, PrecisionName, Role, RuntimeName, file_of
 from export.latency.sampling import sample_trees
 from export.latency.templates import Templates
-from export.latency.untrained import untrained_network
+from export.latency.untrained import untrained_model
 from export.latency.weights import SharedWeights
-from export.onnx_file import master_model
 from export.precision.casts import HALF_PRECISIONS, lower
 from export.precision.quantise import Ranges, quantise
 
@@ -99,16 +97,7 @@ def trace(table: CostTable, tasks: Sequence[Task], tick: Callable[[], None] = la
     models, architectures = [], []
     for task in tasks:
         alone = Architecture.shared(backbone.name, [task.name], backbone.layers)
-        models.append(
-            master_model(
-                untrained_network(alone, [task]),
-                architecture=alone,
-                tasks=[task],
-                size=table.input_size,
-                costs={},
-                interface=Interface(),
-            )
-        )
+        models.append(untrained_model(alone, [task], table.input_size))
         architectures.append(alone)
         tick()
     return Templates(models, architectures, backbone.tap)

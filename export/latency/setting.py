@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -73,6 +74,11 @@ def open_file(path: Path, setting: Setting, progress: Progress) -> Session:
     if setting.runtime == "openvino":
         return OpenVinoSession(path, setting.precision, setting.threads)
     return OnnxSession(path, setting.provider, setting.threads)
+
+
+def run_of(session: Session) -> Callable[[], object]:
+    """Return one run of a loaded file on noise, the same every time."""
+    return partial(session.run, {name: spec.noise() for name, spec in session.inputs.items()})
 
 
 def opener(folder: Path, kit: Kit, setting: Setting, progress: Progress) -> Opener:

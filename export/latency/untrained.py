@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch import nn
 from bmtas.architecture import Architecture
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.tasks import Task
+from export.interface import Interface
+from export.onnx_file import master_model
 
 
 def untrained_network(architecture: Architecture, tasks: Iterable[Task]) -> GraphNetwork:
@@ -25,3 +28,15 @@ def untrained_network(architecture: Architecture, tasks: Iterable[Task]) -> Grap
             if name.endswith(".bias"):
                 nn.init.uniform_(parameter, -0.5, 0.5)
     return network
+
+
+def untrained_model(architecture: Architecture, tasks: Sequence[Task], size: tuple[int, int]) -> Any:
+    """Return the ONNX ModelProto of `untrained_network` for images of `size` (height, width), as `bmtas export` would write it."""
+    return master_model(
+        untrained_network(architecture, tasks),
+        architecture=architecture,
+        tasks=tasks,
+        size=size,
+        costs={},
+        interface=Interface(),
+    )
