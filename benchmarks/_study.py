@@ -14,14 +14,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.config import CostEstimate, RunConfig
 from bmtas.data.batches import Loader
 from bmtas.data.protocol import Dataset, Sample
@@ -29,12 +29,13 @@ from bmtas.device import pick_device
 from bmtas.errors import BmtasError, UsageError
 from bmtas.evaluate import evaluate_network
 from bmtas.files import read_json, write_json
+from bmtas.methods.branched.finder import branched_search, probabilities_after
+from bmtas.methods.branched.losses import expected_costs
+from bmtas.networks.backbone import get_backbone
 from bmtas.networks.weights import load_weights
 from bmtas.parallel import How
 from bmtas.planning import Plan, Request, plan_search
 from bmtas.progress import Silent
-from bmtas.resource_term import ResourceTerm
-from bmtas.search import Search
 from bmtas.summary import delta_m
 from bmtas.tasks import Task
 from bmtas.train import Training, load_network
@@ -143,9 +144,9 @@ class Study:
         path = folder / "probabilities.json"
         if not path.exists():
             start = time.perf_counter()
-            search = Search(config, self._data, plan.table, plan.budgets, How.alone(self._options.device))
-            weights = load_weights(config.weights, search.backbone)
-            probabilities = search.run(folder, weights, Silent())
+            search = branched_search(replace(plan, dataset=self._data), How.alone(self._options.device))
+            weights = load_weights(config.weights, get_backbone(config.backbone))
+            probabilities = probabilities_after(search.run(folder, weights, Silent()))
             seconds = time.perf_counter() - start
             write_json(path, {"schema_version": 1, "probabilities": probabilities.tolist(), "seconds": seconds})
             _tidy(folder)
@@ -157,12 +158,12 @@ class Study:
         """Return a tree of task indices as an architecture of this study."""
         names = [task.name for task in self.tasks]
         groupings = tuple(tuple(tuple(names[t] for t in block) for block in grouping) for grouping in tree)
-        return Architecture(backbone=self.config.backbone, tasks=tuple(names), groupings=groupings)
+        return BranchedArchitecture(backbone=self.config.backbone, tasks=tuple(names), groupings=groupings)
 
     @property
     def separate(self) -> Architecture:
         """One network per task."""
-        return Architecture.separate(self.config.backbone, self.table.tasks, len(self.table.layers))
+        return BranchedArchitecture.separate(self.config.backbone, self.table.tasks, len(self.table.layers))
 
     def metrics(self, architecture: Architecture, seed: int) -> Metrics:
         """Train a network from the backbone's weights and measure it on the validation split, or read what it came to.
@@ -232,11 +233,7 @@ def _searched(probabilities: np.ndarray, plan: Plan, seconds: float) -> Searched
     entropy = grouping_entropy(probabilities)
     logits = torch.from_numpy(np.log(np.maximum(probabilities, 1e-300)))
     expected = {
-        estimate: float(
-            ResourceTerm(
-                plan.table, plan.budgets, plan.config.search.model_copy(update={"cost_estimate": estimate})
-            ).expected(logits)[Resource.MADDS]
-        )
+        estimate: float(expected_costs(logits, plan.table, [Resource.MADDS], estimate)[Resource.MADDS])
         for estimate in CostEstimate
     }
     return Searched(

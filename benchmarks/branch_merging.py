@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.networks.backbone import get_backbone
 from bmtas.profile import generic_tasks
 from export.latency.untrained import untrained_model
@@ -35,7 +35,7 @@ def tree(backbone: str, names: Sequence[str]) -> Architecture:
     layers, half = get_backbone(backbone).layers, (len(names) + 1) // 2
     parted = [(tuple(names),), (tuple(names[:half]), tuple(names[half:])), tuple((name,) for name in names)]
     groupings = tuple(parted[min(3 * layer // layers, 2)] for layer in range(layers))
-    return Architecture(backbone=backbone, tasks=tuple(names), groupings=groupings)
+    return BranchedArchitecture(backbone=backbone, tasks=tuple(names), groupings=groupings)
 
 
 def exported(backbone: str, count: int, size: int) -> bytes:

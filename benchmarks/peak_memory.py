@@ -15,7 +15,7 @@ import statistics
 
 import torch
 
-from bmtas.architecture import Architecture, Grouping
+from bmtas.architecture import Architecture, BranchedArchitecture, Grouping
 from bmtas.memory import BYTES_PER_MIB, peak_activations
 from bmtas.networks.backbone import known_backbones
 from bmtas.networks.network import build_network
@@ -44,7 +44,7 @@ def draw_tree(rng: random.Random, backbone: str, names: tuple[str, ...], layers:
             parted += [part for part in (block[:cut], block[cut:]) if part]
         blocks = parted
         groupings.append(tuple(tuple(block) for block in blocks))
-    return Architecture(backbone=backbone, tasks=names, groupings=tuple(groupings))
+    return BranchedArchitecture(backbone=backbone, tasks=names, groupings=tuple(groupings))
 
 
 def excess(table: CostTable, architecture: Architecture, tasks: tuple[Task, ...]) -> float:
@@ -73,10 +73,10 @@ def main() -> None:
             table = build_table(backbone, tasks, (height, width))
             names = tuple(task.name for task in tasks)
             together, apart = (names,), tuple((task,) for task in names)
-            tree = Architecture(backbone=backbone.name, tasks=names, groupings=(together,) * backbone.layers)
-            split = Architecture(backbone=backbone.name, tasks=names, groupings=(apart,) * backbone.layers)
-            last = Architecture(backbone=backbone.name, tasks=names, groupings=(*tree.groupings[:-1], apart))
-            separate = Architecture.separate(backbone.name, names, backbone.layers)
+            tree = BranchedArchitecture(backbone=backbone.name, tasks=names, groupings=(together,) * backbone.layers)
+            split = BranchedArchitecture(backbone=backbone.name, tasks=names, groupings=(apart,) * backbone.layers)
+            last = BranchedArchitecture(backbone=backbone.name, tasks=names, groupings=(*tree.groupings[:-1], apart))
+            separate = BranchedArchitecture.separate(backbone.name, names, backbone.layers)
             exact = [excess(table, architecture, tasks) for architecture in (tree, split, separate)]
             rng = random.Random(0)
             found = [

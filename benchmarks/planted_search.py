@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from planted_trees import BACKBONE, NAMES, madds, seeds_of, train
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.config import Estimator
 from bmtas.data.planted import Planted, planted_groupings
+from bmtas.methods.branched.finder import branched_search, probabilities_after
 from bmtas.networks.weights import Weights
 from bmtas.parallel import How
 from bmtas.planning import Plan, Request, plan_search
 from bmtas.progress import Silent
-from bmtas.search import Search
 from bmtas.view import describe_tree
 from costs.decode import best_architecture
 from costs.units import Resource
@@ -44,13 +44,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-resource-term": {"resource_term": "none"},
     "no-warm-up": {"warmup_steps": 0},
 }
-PLANTED = Architecture(backbone=BACKBONE.name, tasks=NAMES, groupings=planted_groupings(BACKBONE.layers))
+PLANTED = BranchedArchitecture(backbone=BACKBONE.name, tasks=NAMES, groupings=planted_groupings(BACKBONE.layers))
 _SEED_OF_START = 1000  # so that the start sees other batches and other random values than the search
 
 
 def common_start(seed: int, steps: int, batch: int, rate: float) -> Weights:
     """Return the encoder's weights after a short training of the network that shares all layers."""
-    shared = Architecture.shared(BACKBONE.name, NAMES, BACKBONE.layers)
+    shared = BranchedArchitecture.shared(BACKBONE.name, NAMES, BACKBONE.layers)
     network = train(shared, Planted(), seed=_SEED_OF_START + seed, steps=steps, batch=batch, rate=rate)
     return Weights(
         "the network that shares all layers",
@@ -91,8 +91,8 @@ def run_one(variant: str, estimator: Estimator, seed: int, options: argparse.Nam
     plan = plan_for(variant, estimator, seed, options)
     weights = common_start(seed, options.start, options.batch, options.rate) if options.start else None
     with tempfile.TemporaryDirectory() as folder:
-        search = Search(plan.config, plan.dataset, plan.table, plan.budgets, How.alone("cpu"))
-        probabilities = search.run(Path(folder), weights, Silent())
+        search = branched_search(plan, How.alone("cpu"))
+        probabilities = probabilities_after(search.run(Path(folder), weights, Silent()))
         history = [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text().splitlines()]
     found = best_architecture(probabilities, plan.table, plan.budgets)
     different = sum(a != b for a, b in zip(found.groupings, PLANTED.task_indices, strict=True))

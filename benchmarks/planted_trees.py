@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bmtas.architecture import Architecture, Grouping
+from bmtas.architecture import Architecture, BranchedArchitecture, Grouping
 from bmtas.config import Optimiser
 from bmtas.data.augment import Augmentation
 from bmtas.data.batches import Batch, Batches, Loader
@@ -108,7 +108,7 @@ def main() -> None:
     results: dict[str, list[float]] = {}
     print("tree                    MMAdds  loss: mean   least   most")
     for name, groupings in TREES.items():
-        architecture = Architecture(backbone=BACKBONE.name, tasks=NAMES, groupings=groupings)
+        architecture = BranchedArchitecture(backbone=BACKBONE.name, tasks=NAMES, groupings=groupings)
         results[name] = []
         for seed in seeds_of(options.seeds):
             network = train(architecture, data, seed=seed, steps=options.steps, batch=options.batch, rate=options.rate)

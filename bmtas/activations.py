@@ -1,6 +1,6 @@
 """How much memory the activations of a tree take at most, layer by layer: the cost table's peak memory.
 
-The network is that of `bmtas.graph.branched_graph`, run as `GraphNetwork` runs it: layer by layer, the groups of a layer
+The network is that of a tree, run as `GraphNetwork` runs it: layer by layer, the groups of a layer
 in order, then the heads in task order; every value is dropped after its last use, and the image, which the caller
 holds, is alive throughout.
 """

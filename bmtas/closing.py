@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, tree_of
 from bmtas.errors import BudgetError
 from bmtas.methods.finder import Found
 from bmtas.progress import Progress
@@ -56,7 +56,7 @@ def settle(
             found = derive(table)
         except BudgetBelowReach as error:
             raise _out_of_reach(str(error), trials, advice) from None
-        counts = list(found.architecture.group_counts)
+        counts = list(tree_of(found.architecture).group_counts)
         if trials and trials[-1]["group_counts"] == counts:  # a method that has one architecture, whatever it costs
             raise _out_of_reach("no other architecture is to be had by this method", trials, advice)
         readings = meter(found.architecture)
@@ -86,7 +86,7 @@ def _told(
     progress: Progress,
 ) -> dict[str, Any]:
     """Say what was predicted and measured, and return it as plain JSON values."""
-    record: dict[str, Any] = {"group_counts": list(architecture.group_counts)}
+    record: dict[str, Any] = {"group_counts": list(tree_of(architecture).group_counts)}
     for resource, reading in readings.items():
         said = [format_quantity(value, resource, digits=4) for value in (predicted[resource], reading.median)]
         off = reading.median / predicted[resource] - 1

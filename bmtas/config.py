@@ -5,21 +5,21 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from bmtas.settings import Settings
 from bmtas.tasks import Task
 
 SCHEMA_VERSION = 1
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Method(str, Enum):
     """How a run comes to its architecture."""
 
     BRANCHED = "branched"  # the paper's search, under a budget
+    MTL_NAS = "mtl-nas"  # which features of other tasks' backbones are fused into one's own (Gao et al., CVPR 2020)
+    AUTOMTL = "automtl"  # each convolution shared, a task's own, or skipped (Zhang et al., NeurIPS 2022)
+    DYNAMIC = "dynamic"  # a graph of states in which every task keeps its own links (after Choi & Im, CVPR 2023)
     SINGLE = "single"  # a network per task
     SHARED = "shared"  # all layers shared
     VANILLA = "vanilla"  # all tasks part at one layer (paper, section 4.3)
@@ -27,6 +27,28 @@ class Method(str, Enum):
     PERMUTED = "permuted"  # another run's tree, its tasks dealt anew to the branches (paper, section 4.3)
     FAFS = "fafs"  # grouped greedily by the difficulty of samples (Lu et al., CVPR 2017)
     BMN = "bmn"  # the least dissimilar features of single-task networks (Vandenhende et al., BMVC 2020)
+    CROSS_STITCH = "cross-stitch"  # a network per task, features mixed by learned scalars (Misra et al., CVPR 2016)
+    NDDR_CNN = "nddr-cnn"  # a network per task, features fused after every stage (Gao et al., CVPR 2019)
+    MTAN = "mtan"  # one shared encoder, attention masks per task (Liu et al., CVPR 2019)
+    SLUICE = "sluice"  # a network per task, halves of the features mixed by learned scalars (Ruder et al., AAAI 2019)
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in `bmtas.methods`, where it has one."""
+        return "sharing" if self in _SHARING else self.value.replace("-", "_")
+
+    @property
+    def wired(self) -> bool:
+        """Whether its networks are no trees, and made of operations that the cost table of trees does not know."""
+        return self in (Method.MTL_NAS, Method.AUTOMTL, Method.DYNAMIC) or self in _SHARING
+
+    @property
+    def searches(self) -> bool:
+        """Whether it learns architecture parameters."""
+        return self in (Method.BRANCHED, Method.MTL_NAS, Method.AUTOMTL, Method.DYNAMIC)
+
+
+_SHARING = (Method.CROSS_STITCH, Method.NDDR_CNN, Method.MTAN, Method.SLUICE)
 
 
 class Optimiser(str, Enum):
@@ -72,7 +94,7 @@ class Decode(str, Enum):
     ARGMAX = "argmax"  # the paper: every task's most probable candidates, whatever that costs
 
 
-class SearchSettings(_Settings):
+class SearchSettings(Settings):
     """The search loop. Steps are per task: one weight step updates the supergraph once for every task.
 
     `batch_size` is that of a step, whatever the number of processes and parts that share it.
@@ -112,7 +134,7 @@ class SearchSettings(_Settings):
         return self
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """Retraining of the derived network, and of the shared and separate ones beside it."""
 
     batch_size: int = Field(ge=2)
@@ -140,7 +162,7 @@ class Preset(str, Enum):
 _SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 
-class PresetSettings(_Settings):
+class PresetSettings(Settings):
     """`search_pixels` and `train_pixels` bound height x width of the images there; None keeps the deployed size.
 
     With `whole_passes` a cycle of the search is one pass over the images for the architecture parameters and one over those
@@ -222,7 +244,7 @@ PRESETS: dict[Preset, PresetSettings] = {
 }
 
 
-class RunConfig(_Settings):
+class RunConfig(Settings):
     """Everything that decides a run's results. Sizes are (height, width).
 
     `table_digest` tells the user's own cost table from others (`bmtas.tables.digest`); None where there was none.
@@ -246,6 +268,7 @@ class RunConfig(_Settings):
     decode: Decode = Decode.BEST
     method: Method = Method.BRANCHED
     reference: dict[str, Any] | None = None  # the architecture that the method "permuted" permutes
+    own: dict[str, Any] = Field(default_factory=dict)  # the method's own settings (`--set`), all of them as resolved
 
     def task_list(self) -> tuple[Task, ...]:
         """Return the tasks, in output order."""

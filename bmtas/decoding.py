@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture, tree_of
 from bmtas.closing import KEPT, Settled, settle
 from bmtas.config import Decode, Method, RunConfig
 from bmtas.errors import BudgetError, UsageError
 from bmtas.expectation import read_probabilities
 from bmtas.files import atomic_path
-from bmtas.methods.branched import decode
+from bmtas.methods.branched.derivation import decode
 from bmtas.methods.finder import Found
 from bmtas.planning import resolve_budgets
 from bmtas.plots_tree import draw_tree
@@ -82,7 +82,7 @@ def decode_again(again: Again, table: CostTable, meter: Meter | None, progress: 
     def derive(by: CostTable) -> Found:
         groupings, details = decode(Decode.BEST, probabilities, by, budgets)
         named = tuple(tuple(tuple(names[i] for i in block) for block in grouping) for grouping in groupings)
-        tree = Architecture(backbone=config.backbone, method=config.method.value, tasks=names, groupings=named)
+        tree = BranchedArchitecture(backbone=config.backbone, method=config.method.value, tasks=names, groupings=named)
         return Found(tree, {**details, "decoded_from": run.name})
 
     if meter is None:
@@ -93,7 +93,7 @@ def decode_again(again: Again, table: CostTable, meter: Meter | None, progress: 
         )
     made = _folder(run, config.model_copy(update={"budgets": [budget.text for budget in budgets]}), settled.table)
     write_found(made, config.task_list(), budgets, settled)
-    draw_tree(settled.found.architecture, settled.table, made.search_folder / "tree.png")
+    draw_tree(tree_of(settled.found.architecture), settled.table, made.search_folder / "tree.png")
     return made
 
 
@@ -108,7 +108,7 @@ def _corrected(
             f"{resource.label.lower()}: the table says {said[0]}, measured was {said[1]} (at most {said[2]}); the table is corrected by "
             f"{reading.upper / predicted - 1:+.1%}"
         )
-        table = corrected(table, resource, list(found.group_counts), predicted, reading.median, reading.upper)
+        table = corrected(table, resource, list(tree_of(found).group_counts), predicted, reading.median, reading.upper)
     return table
 
 

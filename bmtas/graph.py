@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from bmtas.architecture import Architecture
-
 IMAGE = "image"
 """Name of the graph's input."""
+HEADS = "heads."
+"""What the names of heads begin with."""
 
 
 @dataclass(frozen=True)
 class Expression:
     """`operation` with `weights` applied to `inputs`; without inputs it reads the image.
 
-    `operation` names what is computed (`layers.07`), `weights` which copy of its parameters (`semseg+parts`).
+    `operation` names what is computed (`layers.07`), `weights` which copy of its parameters (`semseg+parts`), and is empty where
+    there are none (a sum). Scalars on the edges of a weighted sum are parameters of the operation that sums.
     """
 
     operation: str
@@ -31,7 +32,7 @@ class Expression:
     def module(self) -> str:
         """Name of the parameters: equal for all nodes that share them."""
         # A head belongs to one task and is called heads.semseg, not heads.semseg.semseg.
-        own = self.operation == head_name(self.weights)
+        own = not self.weights or self.operation == head_name(self.weights)
         return self.operation if own else f"{self.operation}.{self.weights}"
 
 
@@ -47,6 +48,13 @@ class Node:
     module: str
     inputs: tuple[str, ...]
     tasks: tuple[str, ...]
+
+    @property
+    def weights(self) -> str:
+        """Which copy of the operation's parameters it applies, as in `Expression`."""
+        if self.module != self.operation:
+            return self.module[len(self.operation) + 1 :]
+        return self.operation.removeprefix(HEADS) if self.operation.startswith(HEADS) else ""
 
 
 @dataclass(frozen=True)
@@ -124,23 +132,6 @@ def merge(expressions: Mapping[str, Expression]) -> MergedGraph:
     return MergedGraph(nodes, outputs)
 
 
-def branched_graph(architecture: Architecture, tap: int) -> MergedGraph:
-    """Return the merged graph of an architecture: the tree.
-
-    The decoder of a task reads the encoder's last layer on the task's path and the layer with index `tap` on it.
-    """
-    return merge({task: _task_expression(architecture, task, tap) for task in architecture.tasks})
-
-
-def _task_expression(architecture: Architecture, task: str, tap: int) -> Expression:
-    stem = architecture.tasks if architecture.shared_stem else (task,)
-    path = [Expression("stem", "+".join(stem))]
-    for layer, grouping in enumerate(architecture.groupings):
-        block = next(block for block in grouping if task in block)
-        path.append(Expression(layer_name(layer), "+".join(block), (path[-1],)))
-    return Expression(head_name(task), task, (path[-1], path[tap + 1]))
-
-
 def layer_name(index: int) -> str:
     """Return the name of encoder layer `index`, as it stands in tables, graphs and state dicts."""
     return f"layers.{index:02d}"
@@ -148,4 +139,4 @@ def layer_name(index: int) -> str:
 
 def head_name(task: str) -> str:
     """Return the name of a task's head."""
-    return f"heads.{task}"
+    return f"{HEADS}{task}"

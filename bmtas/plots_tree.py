@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.extras import require
 from bmtas.files import atomic_path
 from bmtas.tables import column_label
@@ -16,7 +16,7 @@ _LEAST_WIDTH = 0.012  # of the picture's width: a layer that costs next to nothi
 _GAP = 0.12  # of a row, between two groups
 
 
-def row_order(architecture: Architecture) -> list[str]:
+def row_order(architecture: BranchedArchitecture) -> list[str]:
     """Return the tasks in an order in which every group of every layer stands together."""
     index = {task: i for i, task in enumerate(architecture.tasks)}
 
@@ -39,7 +39,9 @@ def layer_widths(table: CostTable, resource: Resource) -> list[float]:
     return [cost / whole if whole else 1 / len(costs) for cost in costs]
 
 
-def draw_tree(architecture: Architecture, table: CostTable, path: Path, resource: Resource = Resource.MADDS) -> None:
+def draw_tree(
+    architecture: BranchedArchitecture, table: CostTable, path: Path, resource: Resource = Resource.MADDS
+) -> None:
     """Draw the tree: a column per layer, as wide as what one group of it costs, a band per group, a line per task.
 
     Raises EnvironmentProblem where matplotlib is not installed.

@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bmtas.config import CostEstimate, ResourceTermKind, SearchSettings
+from bmtas.config import ResourceTermKind, SearchSettings
 from costs.controller import Multiplier
-from costs.expected import expected_cost, expected_layer_costs
-from costs.published import published_layer_costs
-from costs.table import CostTable
 from costs.units import Budget, Resource
 
 _PER_WEIGHT = 1e9
@@ -27,27 +24,15 @@ class ResourceTerm:
     - none: 0. The expected cost is still computed, to be seen.
     """
 
-    def __init__(self, table: CostTable, budgets: Sequence[Budget], settings: SearchSettings) -> None:
-        """Start with multipliers 0. Raises as `Multiplier` does."""
-        self._table, self._budgets, self._settings = table, tuple(budgets), settings
-        # With no budget there is still something to be seen.
-        self._resources = tuple(b.resource for b in budgets) or (Resource.MADDS,)
-        self._multiplier = Multiplier(table, budgets)
+    def __init__(self, budgets: Sequence[Budget], reaches: Mapping[Resource, float], settings: SearchSettings) -> None:
+        """Start with multipliers 0; `reaches` are by how much a network of the space can cost more than the cheapest one."""
+        self._budgets, self._settings = tuple(budgets), settings
+        self._multiplier = Multiplier.over(budgets, reaches)
 
     @property
     def kind(self) -> ResourceTermKind:
         """How the cost enters the loss."""
         return self._settings.resource_term
-
-    def expected(self, logits: Tensor) -> dict[Resource, Tensor]:
-        """Return what stands for the cost in each resource, scalars in base units, for the logits (L, T, C)."""
-        probabilities = torch.softmax(logits, dim=-1)
-        if self._settings.cost_estimate is CostEstimate.PUBLISHED:
-            return {
-                r: published_layer_costs(probabilities, self._table, r).sum() + self._table.fixed_cost(r)
-                for r in self._resources
-            }
-        return {r: expected_in(probabilities, self._table, r) for r in self._resources}
 
     def within(self, expected: Mapping[Resource, Tensor]) -> bool:
         """Say whether the expected costs are within all budgets."""
@@ -78,17 +63,6 @@ class ResourceTerm:
         self._multiplier.load_state_dict(state)
 
 
-def expected_in(probabilities: Tensor, table: CostTable, resource: Resource) -> Tensor:
-    """Return what stands for the cost in the loss, a scalar in base units, differentiable in `probabilities` (L, T, C).
-
-    For sums it is the exact expected cost. For a peak it is the greatest of the layers' expected costs and the fixed
-    cost. That is a lower bound of the expected peak (Jensen: the maximum of means is at most the mean of maxima), equal
-    to it once the probabilities are certain. The architecture that is handed over keeps its exact peak within the
-    budget all the same: the decoder sees to that.
-
-    Raises CostError as `costs.expected.expected_layer_costs` does.
-    """
-    if not resource.is_peak:
-        return expected_cost(probabilities, table, resource)
-    layers = expected_layer_costs(probabilities, table, resource)
-    return torch.cat([layers, layers.new_tensor([table.fixed_cost(resource)])]).max()
+def shown_resources(budgets: Sequence[Budget]) -> tuple[Resource, ...]:
+    """Return the resources whose expected cost a search computes: those of the budgets; MAdds to be seen where there is none."""
+    return tuple(budget.resource for budget in budgets) or (Resource.MADDS,)

@@ -70,7 +70,7 @@ def _inheritance(run: Run) -> Callable[[GraphNetwork], None]:
 
     def start(network: GraphNetwork) -> None:
         try:
-            inherit(network, load_checkpoint(path)["supergraph"], np.array(probabilities["probabilities"]))
+            inherit(network, load_checkpoint(path)["network"], np.array(probabilities["probabilities"]))
         except (UsageError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # Not the advice of a checkpoint that a search goes on from: this search has ended.
             raise UsageError(

@@ -26,7 +26,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.config import SCHEMA_VERSION, RunConfig
 from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
 from bmtas.files import read_json, write_json, write_text
@@ -92,9 +92,9 @@ class Run:
         tasks = [t["name"] for t in config.tasks]
         layers = len(self.table().layers)
         if name == SHARED:
-            return Architecture.shared(config.backbone, tasks, layers)
+            return BranchedArchitecture.shared(config.backbone, tasks, layers)
         if name == SEPARATE:
-            return Architecture.separate(config.backbone, tasks, layers)
+            return BranchedArchitecture.separate(config.backbone, tasks, layers)
         if not self.architecture_path.exists():
             if (self.search_folder / "trials.json").exists():
                 raise UsageError(
@@ -109,7 +109,8 @@ class Run:
 
     def _checked(self, architecture: Architecture, config: RunConfig, layers: int) -> Architecture:
         """Return the architecture if it is one of this run and within its budgets. Raises UsageError or BudgetError."""
-        found = (architecture.backbone, list(architecture.tasks), len(architecture.groupings))
+        count = len(architecture.groupings) if isinstance(architecture, BranchedArchitecture) else layers
+        found = (architecture.backbone, list(architecture.tasks), count)
         expected = (config.backbone, [t["name"] for t in config.tasks], layers)
         if found != expected:
             raise UsageError(

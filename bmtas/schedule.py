@@ -46,10 +46,17 @@ class Schedule:
         """Return step `index`. Raises IndexError beyond the last one, so that a schedule can be iterated over."""
         return self._steps[index]
 
+    def count(self, phase: str) -> int:
+        """Return the number of steps of a phase."""
+        return self._counts[phase]
+
+    def progress(self, step: Step) -> float:
+        """Return the share of the steps of its phase that are done, in [0, 1]; 0 throughout the warm-up."""
+        return 0.0 if step.phase == WARMUP else step.index / max(self._counts[step.phase] - 1, 1)
+
     def temperature(self, step: Step) -> float:
         """Return the temperature of the samples: linear over the search after the warm-up (paper, appendix A)."""
-        done = 0.0 if step.phase == WARMUP else step.index / max(self._counts[step.phase] - 1, 1)
-        return annealed(self._settings.temperature_start, self._settings.temperature_end, done)
+        return annealed(self._settings.temperature_start, self._settings.temperature_end, self.progress(step))
 
     def weight_progress(self, step: Step) -> float:
         """Return the share of all weight updates that are done, the warm-up included, in [0, 1)."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from bmtas.architecture import BranchedArchitecture
 from bmtas.files import read_json
 from bmtas.runs import FOUND, INHERITED, SEPARATE, SHARED, Run
 from bmtas.tables import architecture_costs
@@ -60,11 +61,13 @@ def summarise_run(run: Run) -> dict[str, Any]:
 
 
 def _tree(run: Run) -> dict[str, Any] | None:
-    """Return the groupings of the architecture found, how it was found, and how many layers each two tasks share."""
+    """Return the groupings of the tree found, how it was found, and how many layers each two tasks share; None of what is no tree."""
     stored = run.read_result(run.architecture_path)
     if stored is None:
         return None
     found = run.architecture(FOUND)
+    if not isinstance(found, BranchedArchitecture):
+        return None
     return {
         "tasks": list(found.tasks),
         "groupings": [[list(block) for block in grouping] for grouping in found.groupings],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, WiredArchitecture, tree_of
 from bmtas.errors import UsageError
 from bmtas.files import read_json
 from costs.table import CostTable
@@ -35,10 +36,18 @@ def table_json(table: CostTable, **views: Any) -> dict[str, Any]:
 
 
 def architecture_costs(table: CostTable, architecture: Architecture) -> dict[Resource, float]:
-    """Return what `architecture` costs in each resource of `table`, in base units: exact, or for peaks a bound."""
-    if not architecture.shared_stem:
+    """Return what `architecture` costs in each resource of `table`, in base units: exact, or for peaks a bound.
+
+    Of what is no tree, the table knows what single operations cost: multiply-adds and parameters.
+    """
+    if isinstance(architecture, WiredArchitecture):
+        graph = architecture.merged
+        sums = {Resource.MADDS: graph.madds, Resource.PARAMS: graph.params}
+        return {r: total(partial(table.operation_cost, resource=r)) for r, total in sums.items()}
+    tree = tree_of(architecture)
+    if not tree.shared_stem:
         return {r: table.separate_total(r) for r in table.resources()}
-    return {r: table.architecture_cost(architecture.task_indices, r) for r in table.resources()}
+    return {r: table.architecture_cost(tree.task_indices, r) for r in table.resources()}
 
 
 def read_table(path: Path) -> CostTable:

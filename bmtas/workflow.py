@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bmtas.architecture import BranchedArchitecture
 from bmtas.checkpoint import has_checkpoint
 from bmtas.closing import KEPT, Settled, settle
 from bmtas.config import Method, RunConfig
@@ -86,7 +87,9 @@ def _hand_over(run: Run, plan: Plan, finder: Finder, meter: Meter | None, progre
     write_found(run, plan.config.task_list(), plan.budgets, settled)
     try:
         finder.draw(run, settled.found)
-        draw_tree(run.architecture(FOUND), settled.table, run.search_folder / "tree.png")
+        found = run.architecture(FOUND)
+        if isinstance(found, BranchedArchitecture):
+            draw_tree(found, settled.table, run.search_folder / "tree.png")
     except (EnvironmentProblem, OSError, ValueError) as error:
         # The architecture is there, and a search is too long to fail over a picture.
         progress.note(f"no pictures: {error}")

@@ -46,15 +46,26 @@ class Multiplier:
         resource or `maximum` is not a positive number.
         """
         checked = check_budgets(table, budgets)
+        ranges = {budget.resource: budget_range(table, budget.resource) for budget in checked}
+        self._begin(checked, {resource: high - low for resource, (low, high) in ranges.items()}, maximum)
+
+    @classmethod
+    def over(
+        cls, budgets: Sequence[Budget], reaches: Mapping[Resource, float], *, maximum: float = MAXIMUM
+    ) -> Multiplier:
+        """Return multipliers 0 for networks that are no trees: `reaches` are the costs of the dearest minus those of the cheapest."""
+        made = cls.__new__(cls)
+        made._begin(budgets, reaches, maximum)
+        return made
+
+    def _begin(self, budgets: Sequence[Budget], reaches: Mapping[Resource, float], maximum: float) -> None:
         if not (math.isfinite(maximum) and maximum > 0):
             raise CostError(f"maximum of the multiplier: found {maximum}, expected a positive number such as {MAXIMUM}")
         self._maximum = maximum
         self._budgets: dict[Resource, float] = {}
-        self._reaches: dict[Resource, float] = {}
-        for budget in checked:
-            low, high = budget_range(table, budget.resource)
+        for budget in budgets:
             self._budgets[budget.resource] = min(budget.value, self._budgets.get(budget.resource, math.inf))
-            self._reaches[budget.resource] = high - low
+        self._reaches = {resource: reaches[resource] for resource in self._budgets}
         self._integrals = dict.fromkeys(self._budgets, 0.0)
         self._values = dict.fromkeys(self._budgets, 0.0)
         self._updates = 0

@@ -21,7 +21,7 @@ from costs.errors import CostError
 from costs.exact_sums import exact_multiple, exact_sum
 from costs.measurement import Measurements
 from costs.partitions import Partition, partition_of, partitions_up_to, read_key
-from costs.parts import FixedCost, Frozen, LayerCost
+from costs.parts import Cost, FixedCost, Frozen, LayerCost
 from costs.table_json import SCHEMA_VERSION, check_groupings, explain, read_fields
 from costs.units import Dependence, Resource, as_resource
 
@@ -44,7 +44,8 @@ class CostTable(Frozen):
     table and not from the caller. Costs add up over layers and fixed parts, but for peaks (`Resource.is_peak`), of
     which the network has the greatest.
 
-    `measured` says of resources that were measured on a device how that was done.
+    `measured` says of resources that were measured on a device how that was done. `operations` are further ones, by name, of
+    which networks that are no trees are made (`operation_cost`); no branched network has them.
 
     Building one directly raises pydantic's ValidationError where a rule is broken; `from_json` raises
     CostError.
@@ -60,11 +61,12 @@ class CostTable(Frozen):
     fixed: list[FixedCost]
     provenance: dict[str, str]
     measured: Measurements = Field(default_factory=dict)
+    operations: dict[str, dict[Resource, Cost]] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
-    def _without_measurements_where_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)  # a counted table is written as before, and earlier versions read it
-        return {key: value for key, value in written.items() if key != "measured" or value}
+        return {key: value for key, value in written.items() if key not in ("measured", "operations") or value}
 
     @model_validator(mode="after")
     def _check_names(self) -> CostTable:
@@ -82,6 +84,13 @@ class CostTable(Frozen):
                 raise ValueError(
                     f"fixed part {part.name!r} is not shared and must name exactly one task, found {part.tasks}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_operations(self) -> CostTable:
+        parts = {layer.name for layer in self.layers} | {part.name for part in self.fixed}
+        if twice := sorted(parts & set(self.operations)):
+            raise ValueError(f"operations: {twice} are layers or fixed parts already; each part is stated once")
         return self
 
     @model_validator(mode="after")
@@ -203,16 +212,23 @@ class CostTable(Frozen):
         return _total([part.cost[resource] for part in self.fixed], resource)
 
     def operation_cost(self, name: str, resource: Resource) -> float:
-        """Return what one copy of the layer or fixed part `name` costs, in base units.
+        """Return what one copy of the layer, fixed part or further operation `name` costs, in base units.
 
         Raises CostError if not known, or if a layer's cost is not proportional to the number of groups.
         """
         if self.dependence(resource) != "groups_proportional":
             raise CostError(f"{resource} depends on {self.dependence(resource)} here: one copy has no cost of its own")
-        costs = {layer.name: layer.per_group for layer in self.layers} | {part.name: part.cost for part in self.fixed}
-        if name not in costs:
+        if name not in self._by_operation:
             raise CostError(f"the cost table of {self.backbone} has no part called {name!r}")
-        return costs[name][resource]
+        costs = self._by_operation[name]
+        if resource not in costs:
+            raise CostError(f"{name!r} in the cost table of {self.backbone} states {_names(costs)}, not {resource}")
+        return costs[resource]
+
+    @cached_property
+    def _by_operation(self) -> dict[str, dict[Resource, float]]:
+        layers = {layer.name: layer.per_group for layer in self.layers}
+        return {**self.operations, **layers, **{part.name: part.cost for part in self.fixed}}
 
     def architecture_cost(
         self, architecture: Sequence[int] | Sequence[Sequence[Sequence[int]]], resource: Resource

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.config import PRESETS, Preset, RunConfig
 from bmtas.progress import Silent
 from bmtas.tasks import Task
@@ -45,7 +45,7 @@ def random_architecture() -> Callable[[int, str, tuple[str, ...], int], Architec
                     parted.append(block)
             blocks = parted
             groupings.append(tuple(tuple(block) for block in blocks))
-        return Architecture(backbone=backbone, tasks=tasks, groupings=tuple(groupings))
+        return BranchedArchitecture(backbone=backbone, tasks=tasks, groupings=tuple(groupings))
 
     return draw
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from bmtas.activations import Activations, _Part, measure_activations
-from bmtas.architecture import Architecture
-from bmtas.graph import branched_graph
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.memory import BYTES_PER_MIB, peak_activations
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
@@ -68,7 +67,7 @@ def made_up(seed: int) -> Activations:
 
 def simulated(activations: Activations, architecture: Architecture) -> int:
     """Run the tree of an architecture node by node, with a set of the values that are alive, and return the peak."""
-    graph = branched_graph(architecture, TAP)
+    graph = architecture.graph(TAP)
     parts = {"stem": activations.stem}
     parts |= {f"layers.{i:02d}": part for i, part in enumerate(activations.layers)}
     parts |= {f"heads.{name}": part for name, part in zip(NAMES, activations.heads, strict=True)}
@@ -101,7 +100,7 @@ def test_the_bound_holds_for_every_tree_and_is_exact_where_the_numbers_of_groups
         if not all(all(any(b <= p for p in coarse) for b in fine) for coarse, fine in itertools.pairwise(blocks)):
             continue
         trees += 1
-        tree = Architecture(backbone="toy", tasks=NAMES, groupings=groupings)
+        tree = BranchedArchitecture(backbone="toy", tasks=NAMES, groupings=groupings)
         bound = max([*fixed, *(layers[i][n - 1] for i, n in enumerate(tree.group_counts))]) * BYTES_PER_MIB
         actual = simulated(activations, tree)
         assert bound >= actual
@@ -126,7 +125,7 @@ def traced(architecture: Architecture, tasks: tuple[Task, ...], size: tuple[int,
 
 def only_the_stem_shared(backbone: str, names: tuple[str, ...], layers: int) -> Architecture:
     apart = tuple((name,) for name in names)
-    return Architecture(backbone=backbone, tasks=names, groupings=(apart,) * layers)
+    return BranchedArchitecture(backbone=backbone, tasks=names, groupings=(apart,) * layers)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +162,7 @@ def test_no_network_takes_more_than_the_table_says(
     drawn = [random_architecture(seed, backbone, names, layers) for seed in range(count)]
     together, apart = (names,), tuple((name,) for name in names)
     late = [(together,) * n + (apart,) * (layers - n) for n in (3, layers - 1)]
-    drawn += [Architecture(backbone=backbone, tasks=names, groupings=groupings) for groupings in late]
+    drawn += [BranchedArchitecture(backbone=backbone, tasks=names, groupings=groupings) for groupings in late]
     for architecture in drawn:
         stated, actual = table.architecture_cost(architecture.task_indices, MIB), traced(architecture, chosen)
         assert actual <= stated
@@ -175,7 +174,7 @@ def test_with_nine_tasks_the_first_layer_of_mobilenet_decides_for_separate_netwo
     tasks = tuple(Task(name=f"t{i}", kind=TaskKind.REGRESSION) for i in range(9))
     names = tuple(task.name for task in tasks)
     table = build_table(get_backbone("mobilenet_v2"), tasks, SIZE)
-    assert table.separate_total(MIB) == traced(Architecture.separate("mobilenet_v2", names, 18), tasks)
+    assert table.separate_total(MIB) == traced(BranchedArchitecture.separate("mobilenet_v2", names, 18), tasks)
     assert table.split_total(MIB) > traced(only_the_stem_shared("mobilenet_v2", names, 18), tasks)
 
 

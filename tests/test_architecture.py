@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import UsageError
 
 
 def tree(*groupings: tuple[tuple[str, ...], ...], tasks: tuple[str, ...] = ("a", "b", "c")) -> Architecture:
-    return Architecture(backbone="mobilenet_v2", tasks=tasks, groupings=groupings)
+    return BranchedArchitecture(backbone="mobilenet_v2", tasks=tasks, groupings=groupings)
 
 
 def good() -> dict[str, Any]:
@@ -33,10 +33,10 @@ def test_blocks_are_put_into_the_order_of_the_tasks() -> None:
 
 
 def test_shared_and_separate_networks() -> None:
-    shared = Architecture.shared("resnet50", ["a", "b"], 3)
+    shared = BranchedArchitecture.shared("resnet50", ["a", "b"], 3)
     assert shared.groupings == ((("a", "b"),),) * 3
     assert shared.shared_stem
-    separate = Architecture.separate("resnet50", ["a", "b"], 3)
+    separate = BranchedArchitecture.separate("resnet50", ["a", "b"], 3)
     assert separate.groupings == ((("a",), ("b",)),) * 3
     assert not separate.shared_stem
 
@@ -55,7 +55,7 @@ def test_tasks_that_have_parted_never_join_again() -> None:
 
 def test_without_a_shared_stem_no_layer_is_shared() -> None:
     with pytest.raises(UsageError, match=r"layer 0 joins a\+b"):
-        Architecture(backbone="x", tasks=("a", "b"), groupings=((("a", "b"),),), shared_stem=False)
+        BranchedArchitecture(backbone="x", tasks=("a", "b"), groupings=((("a", "b"),),), shared_stem=False)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_grouping_holds_every_task_once(grouping: tuple[tuple[str, ...], ...])
 @pytest.mark.parametrize("tasks", [(), ("a", "a")])
 def test_tasks_are_named_once_and_there_is_one(tasks: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="once each"):
-        Architecture(backbone="x", tasks=tasks, groupings=())
+        BranchedArchitecture(backbone="x", tasks=tasks, groupings=())
 
 
 def test_json_and_back(tmp_path: Path) -> None:
@@ -77,12 +77,14 @@ def test_json_and_back(tmp_path: Path) -> None:
     path = tmp_path / "architecture.json"
     path.write_text(json.dumps(architecture.to_json()), encoding="utf-8")
     assert Architecture.read(path) == architecture
-    separate = Architecture.separate("x", ["a", "b"], 2)
+    separate = BranchedArchitecture.separate("x", ["a", "b"], 2)
     assert Architecture.from_json(json.loads(json.dumps(separate.to_json()))) == separate
 
 
 def test_the_json_form_is_the_documented_one() -> None:
-    architecture = Architecture(backbone="mobilenet_v2", tasks=("a", "b"), groupings=((("a", "b"),), (("a",), ("b",))))
+    architecture = BranchedArchitecture(
+        backbone="mobilenet_v2", tasks=("a", "b"), groupings=((("a", "b"),), (("a",), ("b",)))
+    )
     assert architecture.to_json() == good()
 
 

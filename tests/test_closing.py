@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.closing import settle
 from bmtas.errors import BudgetError
 from bmtas.methods.finder import Found
@@ -80,7 +80,9 @@ class Finder:
         decoded = best_architecture(self._probabilities, table, self._budgets)
         names = tuple(table.tasks)
         groupings = tuple(tuple(tuple(names[t] for t in b) for b in grouping) for grouping in decoded.groupings)
-        return Found(Architecture(backbone=table.backbone, tasks=names, groupings=groupings), {"decode": "best"})
+        return Found(
+            BranchedArchitecture(backbone=table.backbone, tasks=names, groupings=groupings), {"decode": "best"}
+        )
 
 
 class Meter:
@@ -203,7 +205,7 @@ class TestByHand:
         assert [depth_of(counts) for counts in meter.measured] == list(range(16, 4, -1))
 
     def test_a_method_that_has_one_architecture_ends_at_once(self) -> None:
-        shared = Found(Architecture.shared("toy", FOUR.tasks, 4))
+        shared = Found(BranchedArchitecture.shared("toy", FOUR.tasks, 4))
         meter = Meter(lambda counts: 7.7)
         with pytest.raises(
             BudgetError,
@@ -213,7 +215,7 @@ class TestByHand:
         assert meter.measured == [(1, 1, 1, 1)]
 
     def test_separate_networks_are_predicted_as_such(self) -> None:
-        separate = Found(Architecture.separate("toy", FOUR.tasks, 4))
+        separate = Found(BranchedArchitecture.separate("toy", FOUR.tasks, 4))
         budget = (parse_budget("20ms"),)
         settled = settle(lambda table: separate, FOUR, budget, Meter(lambda counts: 9.5), Silent())
         assert settled.trials[0]["latency_ms"]["predicted"] == 9.0  # two stems, and four layers with two copies

@@ -7,8 +7,8 @@ from itertools import chain, combinations
 
 import pytest
 
-from bmtas.architecture import Architecture
-from bmtas.graph import IMAGE, Expression, MergedGraph, Node, branched_graph, head_name, layer_name, merge
+from bmtas.architecture import Architecture, BranchedArchitecture
+from bmtas.graph import IMAGE, Expression, MergedGraph, Node, head_name, layer_name, merge
 
 TASKS = ("semseg", "parts", "normals", "depth")
 Draw = Callable[[int, str, tuple[str, ...], int], Architecture]
@@ -26,7 +26,7 @@ def tree() -> Architecture:
         (("a", "b"), ("c",)),
         (("a",), ("b",), ("c",)),
     )
-    return Architecture(backbone="mobilenet_v2", tasks=("a", "b", "c"), groupings=groupings)
+    return BranchedArchitecture(backbone="mobilenet_v2", tasks=("a", "b", "c"), groupings=groupings)
 
 
 def reachable(graph: MergedGraph, tasks: Iterable[str]) -> set[str]:
@@ -111,13 +111,13 @@ def test_a_deep_graph_whose_paths_are_many_merges_fast() -> None:
 
 def test_number_of_nodes() -> None:
     tasks = ("a", "b", "c")
-    assert len(branched_graph(Architecture.shared("mobilenet_v2", tasks, 4), 2).nodes) == 1 + 4 + 3
-    assert len(branched_graph(Architecture.separate("mobilenet_v2", tasks, 4), 2).nodes) == 3 * (1 + 4 + 1)
-    assert len(branched_graph(tree(), 2).nodes) == 1 + (1 + 1 + 2 + 3) + 3
+    assert len(BranchedArchitecture.shared("mobilenet_v2", tasks, 4).graph(2).nodes) == 1 + 4 + 3
+    assert len(BranchedArchitecture.separate("mobilenet_v2", tasks, 4).graph(2).nodes) == 3 * (1 + 4 + 1)
+    assert len(tree().graph(2).nodes) == 1 + (1 + 1 + 2 + 3) + 3
 
 
 def test_the_graph_of_a_tree() -> None:
-    graph = branched_graph(tree(), 1)
+    graph = tree().graph(1)
     assert {node.name: node.inputs for node in graph.nodes} == {
         "stem.a+b+c": (IMAGE,),
         "layers.00.a+b+c": ("stem.a+b+c",),
@@ -131,13 +131,13 @@ def test_the_graph_of_a_tree() -> None:
         "heads.b": ("layers.03.b", "layers.01.a+b+c"),
         "heads.c": ("layers.03.c", "layers.01.a+b+c"),
     }
-    tapped_later = {node.name: node.inputs for node in branched_graph(tree(), 2).nodes}
+    tapped_later = {node.name: node.inputs for node in tree().graph(2).nodes}
     assert tapped_later["heads.a"] == ("layers.03.a", "layers.02.a+b")
     assert tapped_later["heads.c"] == ("layers.03.c", "layers.02.c")
 
 
 def test_layer_by_layer_all_groups_of_a_layer_come_before_the_next_one() -> None:
-    graph = branched_graph(tree(), 1)
+    graph = tree().graph(1)
     assert [node.name for node in graph.layer_by_layer()] == [
         *("stem.a+b+c", "layers.00.a+b+c", "layers.01.a+b+c", "layers.02.a+b", "layers.02.c"),
         *("layers.03.a", "layers.03.b", "layers.03.c", "heads.a", "heads.b", "heads.c"),
@@ -151,7 +151,7 @@ def test_layer_by_layer_all_groups_of_a_layer_come_before_the_next_one() -> None
 
 @pytest.mark.parametrize("seed", range(5))
 def test_layer_by_layer_is_an_order_of_the_same_nodes_for_subsets_too(random_architecture: Draw, seed: int) -> None:
-    graph = branched_graph(random_architecture(seed, "mobilenet_v2", TASKS, 12), 2)
+    graph = random_architecture(seed, "mobilenet_v2", TASKS, 12).graph(2)
     whole = graph.layer_by_layer()
     assert sorted(node.name for node in whole) == sorted(node.name for node in graph.nodes)
     seen = {IMAGE}
@@ -164,7 +164,7 @@ def test_layer_by_layer_is_an_order_of_the_same_nodes_for_subsets_too(random_arc
 
 
 def test_a_graph_knows_the_tasks_of_every_node() -> None:
-    users = {node.name: set(node.tasks) for node in branched_graph(tree(), 2).nodes}
+    users = {node.name: set(node.tasks) for node in tree().graph(2).nodes}
     assert users["stem.a+b+c"] == users["layers.01.a+b+c"] == {"a", "b", "c"}
     assert users["layers.02.a+b"] == {"a", "b"}
     assert users["layers.02.c"] == users["heads.c"] == {"c"}
@@ -172,7 +172,7 @@ def test_a_graph_knows_the_tasks_of_every_node() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_node_comes_after_its_inputs(random_architecture: Draw, seed: int) -> None:
-    graph = branched_graph(random_architecture(seed, "mobilenet_v2", TASKS, 12), 2)
+    graph = random_architecture(seed, "mobilenet_v2", TASKS, 12).graph(2)
     seen = {IMAGE}
     for node in graph.nodes:
         assert seen.issuperset(node.inputs)
@@ -182,7 +182,7 @@ def test_every_node_comes_after_its_inputs(random_architecture: Draw, seed: int)
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_subset_is_what_its_outputs_reach(random_architecture: Draw, seed: int) -> None:
-    graph = branched_graph(random_architecture(seed, "mobilenet_v2", TASKS, 12), 2)
+    graph = random_architecture(seed, "mobilenet_v2", TASKS, 12).graph(2)
     for kept in chain.from_iterable(combinations(TASKS, n) for n in range(1, 5)):
         part = graph.subset(kept)
         assert {node.name for node in part.nodes} == reachable(graph, kept)
@@ -198,6 +198,6 @@ def test_a_subset_of_shared_weights_keeps_the_name_of_its_node() -> None:
 
 @pytest.mark.parametrize("tasks", [("stem", "b"), ("b", "stem"), ("07", "b"), ("b", "07"), ("heads", "layers")])
 def test_no_parameters_live_inside_others_whatever_the_tasks_are_called(tasks: tuple[str, ...]) -> None:
-    modules = sorted(branched_graph(Architecture.separate("mobilenet_v2", tasks, 18), 2).modules())
+    modules = sorted(BranchedArchitecture.separate("mobilenet_v2", tasks, 18).graph(2).modules())
     assert len(modules) == 2 * (1 + 18 + 1)
     assert [(a, b) for a in modules for b in modules if b.startswith(a + ".")] == []

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import bmtas.train
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.checkpoint import load_checkpoint
 from bmtas.config import Precision, RunConfig
 from bmtas.data.planted import TASKS, Planted
@@ -22,7 +22,7 @@ from bmtas.parallel import How
 from bmtas.planning import Request, plan_search
 from bmtas.progress import Silent
 
-TREE = Architecture.shared("tiny", [task.name for task in TASKS], 6)
+TREE = BranchedArchitecture.shared("tiny", [task.name for task in TASKS], 6)
 CPU = torch.device("cpu")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bmtas.train
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.data.planted import TASKS, Planted
 from bmtas.interrupt import Interrupted
 from bmtas.learning import LearningWatch
@@ -144,7 +144,7 @@ class Heard(Silent):
 def train(folder: Path, progress: Progress, rate: float) -> None:
     overrides = {"batch_size": 2, "steps": 50, "learning_rate": rate}
     config = plan_search(Request(data="planted", backbone="tiny", train_overrides=overrides)).config
-    shared = Architecture.shared("tiny", [task.name for task in TASKS], 6)
+    shared = BranchedArchitecture.shared("tiny", [task.name for task in TASKS], 6)
     bmtas.train.Training(config, shared, Planted(), folder, How.alone("cpu")).run(progress)
 
 

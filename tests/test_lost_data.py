@@ -150,8 +150,8 @@ def test_a_search_goes_on_after_the_file_is_back_as_if_nothing_had_been(data: Pa
     for name in ("architecture.json", "search/probabilities.json", "search/history.jsonl"):
         assert (run.path / name).read_bytes() == (straight.path / name).read_bytes(), name
     ours, theirs = (load_checkpoint(r.search_folder / "checkpoint.pt") for r in (run, straight))
-    assert equal(ours["supergraph"], theirs["supergraph"])
-    assert torch.equal(ours["logits"], theirs["logits"])
+    assert equal(ours["network"], theirs["network"])
+    assert torch.equal(ours["architecture"]["logits"], theirs["architecture"]["logits"])
 
 
 def test_a_file_that_is_lost_at_once_leaves_the_checkpoint_as_it_was(

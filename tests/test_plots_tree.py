@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.plots_tree import draw_tree, layer_widths, row_order
 from costs.parts import FixedCost, LayerCost
 from costs.table import CostTable
 from costs.units import Resource
 
 TASKS = ("a", "b", "c", "d")
-TREE = Architecture(
+TREE = BranchedArchitecture(
     backbone="mobilenet_v2",
     tasks=TASKS,
     groupings=((("a", "b", "c", "d"),), (("a", "d"), ("b", "c")), (("a", "d"), ("b",), ("c",))),
@@ -23,7 +23,7 @@ TREE = Architecture(
 
 def test_groups_stand_together() -> None:
     assert row_order(TREE) == ["a", "d", "b", "c"]
-    assert row_order(Architecture.shared("mobilenet_v2", TASKS, 3)) == list(TASKS)
+    assert row_order(BranchedArchitecture.shared("mobilenet_v2", TASKS, 3)) == list(TASKS)
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.counting import Count, count_module
 from bmtas.errors import UsageError
-from bmtas.graph import Expression, branched_graph, merge
+from bmtas.graph import Expression, merge
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.profile import build_table, count_network, count_operations
@@ -176,8 +176,8 @@ def test_the_graph_the_table_and_the_network_that_is_built_agree_exactly(
         architecture = random_architecture(kind, "mobilenet_v2", NAMES, 18)
         assert max(architecture.group_counts) > 1
     else:
-        architecture = getattr(Architecture, kind)("mobilenet_v2", NAMES, 18)
-    graph = branched_graph(architecture, get_backbone("mobilenet_v2").tap)
+        architecture = getattr(BranchedArchitecture, kind)("mobilenet_v2", NAMES, 18)
+    graph = architecture.graph(get_backbone("mobilenet_v2").tap)
     count = count_network(build_network(architecture, TASKS), SIZE)
     assert graph.madds(cost_of(table, Resource.MADDS).__getitem__) == count.madds
     assert graph.params(cost_of(table, Resource.PARAMS).__getitem__) == count.params
@@ -197,7 +197,7 @@ def test_the_table_agrees_with_networks_built_from_sampled_draws(table: CostTabl
         draws = np.where(rng.random((18, len(NAMES))) < 0.97, 0, rng.integers(0, len(NAMES), (18, len(NAMES))))
         groupings = architecture_from_draws(draws)
         named = tuple(tuple(tuple(NAMES[t] for t in block) for block in grouping) for grouping in groupings)
-        architecture = Architecture(backbone="mobilenet_v2", tasks=NAMES, groupings=named)
+        architecture = BranchedArchitecture(backbone="mobilenet_v2", tasks=NAMES, groupings=named)
         built = count_network(build_network(architecture, TASKS), SIZE)
         assert table.architecture_cost(groupings, Resource.MADDS) == built.madds
         assert table.architecture_cost(groupings, Resource.PARAMS) == built.params

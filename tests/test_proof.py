@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import BudgetError, BuildError
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import GraphNetwork, build_network
@@ -32,7 +32,7 @@ def table() -> CostTable:
 @pytest.fixture(scope="module")
 def tree() -> Architecture:
     groupings = ((NAMES,),) * 3 + ((("a", "c"), ("b",)),) * 10 + ((("a",), ("b",), ("c",)),) * 5
-    return Architecture(backbone="mobilenet_v2", tasks=NAMES, groupings=groupings)
+    return BranchedArchitecture(backbone="mobilenet_v2", tasks=NAMES, groupings=groupings)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_table_of_another_network_is_refused(
 
 def test_a_network_of_another_architecture_is_refused(table: CostTable, network: GraphNetwork) -> None:
     with pytest.raises(BuildError, match="the table says"):
-        prove_costs(network, Architecture.shared("mobilenet_v2", NAMES, 18), table, [])
+        prove_costs(network, BranchedArchitecture.shared("mobilenet_v2", NAMES, 18), table, [])
 
 
 @pytest.mark.parametrize("budget", ["1MMAdds", "10kParams", "0.1MiB"])

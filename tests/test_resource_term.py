@@ -6,7 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bmtas.config import PRESETS, Preset, SearchSettings
+from bmtas.config import PRESETS, CostEstimate, Preset, SearchSettings
+from bmtas.methods.branched.losses import expected_costs
 from bmtas.resource_term import ResourceTerm
 from costs.parts import FixedCost, LayerCost
 from costs.table import CostTable
@@ -41,10 +42,10 @@ EXPECTED = 2e9 + 1e9 * 1.5 + 3e9 * 1.75  # one or two groups
 
 
 def test_a_fixed_weight_is_loss_per_expected_gmadds(table: CostTable) -> None:
-    term = ResourceTerm(table, [], settings(resource_term="weight", resource_weight=0.3))
+    term = ResourceTerm([], {}, settings(resource_term="weight", resource_weight=0.3))
     record: dict[str, float] = {}
     logits = half_apart()
-    value = term(term.expected(logits), 7.0, record)
+    value = term(expected_costs(logits, table, [M]), 7.0, record)
     assert value.item() == pytest.approx(0.3 * EXPECTED / 1e9)  # whatever the task losses are
     assert record == {"expected.madds": pytest.approx(EXPECTED)}
     value.backward()  # type: ignore[no-untyped-call]
@@ -54,24 +55,24 @@ def test_a_fixed_weight_is_loss_per_expected_gmadds(table: CostTable) -> None:
 
 
 def test_no_term_adds_nothing_and_still_shows_the_cost(table: CostTable) -> None:
-    term = ResourceTerm(table, [], settings(resource_term="none"))
+    term = ResourceTerm([], {}, settings(resource_term="none"))
     record: dict[str, float] = {}
-    assert term(term.expected(half_apart()), 7.0, record).item() == 0
+    assert term(expected_costs(half_apart(), table, [M]), 7.0, record).item() == 0
     assert record == {"expected.madds": pytest.approx(EXPECTED)}
 
 
 def test_a_budget_weighs_by_the_task_losses_and_the_multiplier(table: CostTable) -> None:
     # Reach 6 to 10 GMAdds; expected 8.75, budget 8: the gap is 0.75 / 4.
-    term = ResourceTerm(table, [Budget(M, 8e9, "8GMAdds")], settings())
+    term = ResourceTerm([Budget(M, 8e9, "8GMAdds")], {M: 4e9}, settings())
     record: dict[str, float] = {}
-    value = term(term.expected(half_apart()), 7.0, record)
+    value = term(expected_costs(half_apart(), table, [M]), 7.0, record)
     gap = 0.75 / 4
     multiplier = 0.05 * gap + 50 * gap * (1 + 0.05 * gap * 0)  # the integral after this update, and the scale before it
     assert record["multiplier.madds"] == pytest.approx(multiplier, rel=1e-9)
     assert value.item() == pytest.approx(7.0 * multiplier * EXPECTED / 8e9, rel=1e-9)
-    assert not term.within(term.expected(half_apart()))
+    assert not term.within(expected_costs(half_apart(), table, [M]))
     together = torch.tensor([[[20.0, 0.0]] * 2] * 2)
-    assert term.within(term.expected(together))
+    assert term.within(expected_costs(together, table, [M]))
 
 
 def test_the_published_estimate_of_three_tasks_is_above_the_exact_one() -> None:
@@ -85,15 +86,13 @@ def test_the_published_estimate_of_three_tasks_is_above_the_exact_one() -> None:
         for task, candidate in enumerate(draw):
             logits[layer, task, candidate] = 40.0
     exact, published = (
-        ResourceTerm(table, [], settings(resource_term="none", cost_estimate=kind)).expected(logits)[M].item()
-        for kind in ("exact", "published")
+        expected_costs(logits, table, [M], CostEstimate(kind))[M].item() for kind in ("exact", "published")
     )
     assert exact == pytest.approx(5e9)
     assert published == pytest.approx(5e9)  # with three tasks what is left over is all apart as well
     uniform = torch.zeros(2, 3, 3)
     exact, published = (
-        ResourceTerm(table, [], settings(resource_term="none", cost_estimate=kind)).expected(uniform)[M].item()
-        for kind in ("exact", "published")
+        expected_costs(uniform, table, [M], CostEstimate(kind))[M].item() for kind in ("exact", "published")
     )
     # By hand, with q = 1/3 (two agree) and r = 1/9 (all agree): groups = 3 - 3 q^l + r^l.
     assert exact == pytest.approx(1e9 * (3 - 1 + 1 / 9 + 3 - 1 / 3 + 1 / 81))

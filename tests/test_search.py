@@ -18,13 +18,13 @@ from bmtas.data.protocol import Dataset, Sample
 from bmtas.errors import DivergedError, UsageError
 from bmtas.interrupt import Interrupted
 from bmtas.memory import peak_activations
+from bmtas.methods.branched.finder import branched_search, probabilities_after
+from bmtas.methods.branched.losses import expected_in
 from bmtas.networks.network import build_network
 from bmtas.parallel import How
 from bmtas.planning import Plan, Request, plan_search, resolve_budgets
 from bmtas.progress import Progress, Silent
-from bmtas.resource_term import expected_in
 from bmtas.schedule import Schedule
-from bmtas.search import Search
 from bmtas.workflow import run_search
 from costs.parts import FixedCost, LayerCost
 from costs.table import CostTable
@@ -92,9 +92,8 @@ def plan() -> Plan:
 
 
 def search(plan: Plan, folder: Path, progress: Progress, dataset: Dataset | None = None) -> np.ndarray:
-    return Search(plan.config, dataset or plan.dataset, plan.table, plan.budgets, How.alone("cpu")).run(
-        folder, None, progress
-    )
+    planned = dataclasses.replace(plan, dataset=dataset or plan.dataset)
+    return probabilities_after(branched_search(planned, How.alone("cpu")).run(folder, None, progress))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +149,7 @@ def test_an_interrupted_search_finds_bit_for_bit_the_same(
     assert progress.steps == 1
     assert np.array_equal(probabilities, straight[0])
     assert (tmp_path / "history.jsonl").read_text() == (straight[1] / "history.jsonl").read_text()
-    ours, theirs = (load_checkpoint(folder / "checkpoint.pt")["supergraph"] for folder in (tmp_path, straight[1]))
+    ours, theirs = (load_checkpoint(folder / "checkpoint.pt")["network"] for folder in (tmp_path, straight[1]))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.config import RunConfig
 from bmtas.files import write_json
 from bmtas.runs import FOUND, SEPARATE, SHARED, Run, create_run
@@ -77,7 +77,7 @@ def run(tmp_path: Path, run_config: Callable[[Sequence[Task], str], RunConfig]) 
 def find(run: Run) -> None:
     """Write the architecture that the search would: the tasks part in the last layer."""
     together, apart = (("a", "b"),), (("a",), ("b",))
-    found = Architecture(backbone="mobilenet_v2", tasks=("a", "b"), groupings=(together, together, apart))
+    found = BranchedArchitecture(backbone="mobilenet_v2", tasks=("a", "b"), groupings=(together, together, apart))
     write_json(run.architecture_path, found.to_json())
 
 

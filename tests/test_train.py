@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.checkpoint import load_checkpoint
 from bmtas.config import Optimiser, RunConfig
 from bmtas.data.protocol import Dataset, Sample
@@ -30,7 +30,7 @@ from bmtas.progress import Progress, Silent
 from bmtas.train import Training, load_network, parameter_groups
 
 TASKS = ("semseg", "depth", "edge")
-TREE = Architecture(
+TREE = BranchedArchitecture(
     backbone="mobilenet_v2",
     tasks=TASKS,
     groupings=((TASKS,),) * 4 + ((("semseg",), ("depth", "edge")),) * 13 + ((("semseg",), ("depth",), ("edge",)),),
@@ -184,7 +184,11 @@ def test_no_state_that_is_not_finite_is_ever_saved(
 def test_a_checkpoint_of_another_architecture_is_refused(config: RunConfig, straight: Path, tmp_path: Path) -> None:
     shutil.copy(straight / "checkpoint.pt", tmp_path)
     other = Training(
-        config, Architecture.shared("mobilenet_v2", TASKS, 18), open_dataset("scenes"), tmp_path, How.alone("cpu")
+        config,
+        BranchedArchitecture.shared("mobilenet_v2", TASKS, 18),
+        open_dataset("scenes"),
+        tmp_path,
+        How.alone("cpu"),
     )
     with pytest.raises(UsageError, match="another architecture"):
         other.run(Silent())
@@ -192,7 +196,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(config: RunConfig, stra
 
 def test_weights_of_another_architecture_are_refused(config: RunConfig, straight: Path) -> None:
     with pytest.raises(UsageError, match=r"weights\.pt does not belong to the network"):
-        load_network(config, Architecture.separate("mobilenet_v2", TASKS, 18), straight / "weights.pt")
+        load_network(config, BranchedArchitecture.separate("mobilenet_v2", TASKS, 18), straight / "weights.pt")
 
 
 class Broken(Scenes):

@@ -6,8 +6,9 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.config import Method
+from bmtas.networks.network import GraphNetwork
 from bmtas.parallel import How
 from bmtas.planning import Plan
 from bmtas.progress import Progress
@@ -19,10 +20,16 @@ _FIXED = (Method.SINGLE, Method.SHARED, Method.VANILLA, Method.RANDOM, Method.PE
 
 @dataclass(frozen=True)
 class Found:
-    """An architecture within the budgets, and how it was found, as plain JSON values for `architecture.json`."""
+    """An architecture within the budgets, and how it was found, as plain JSON values for `architecture.json`.
+
+    `trained` is its network where the method has trained it by then, `start` one whose weights training begins with instead of
+    the backbone's pretrained ones.
+    """
 
     architecture: Architecture
     details: dict[str, Any] = field(default_factory=dict)
+    trained: GraphNetwork | None = None
+    start: GraphNetwork | None = None
 
 
 class Finder(Protocol):
@@ -43,16 +50,22 @@ class Finder(Protocol):
 
 def choose_finder(plan: Plan, how: How) -> Finder:
     """Return the finder of the plan's method. Raises what making it raises."""
-    method = plan.config.method
-    module = "fixed" if method in _FIXED else method.value
-    made: Finder = importlib.import_module(f"bmtas.methods.{module}").build(plan, how)
+    made: Finder = importlib.import_module(f"bmtas.methods.{_module(plan.config.method)}").build(plan, how)
     return made
+
+
+def _module(method: Method) -> str:
+    if method in _FIXED:
+        return "fixed"
+    if method in (Method.FAFS, Method.BMN):
+        return method.value
+    return f"{method.folder}.finder"
 
 
 def named(plan: Plan, groupings: Any) -> Architecture:
     """Return groupings of task indices as an architecture of the plan."""
     names = [task["name"] for task in plan.config.tasks]
-    return Architecture(
+    return BranchedArchitecture(
         backbone=plan.config.backbone,
         method=plan.config.method.value,
         tasks=tuple(names),

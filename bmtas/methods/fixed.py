@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture, tree_of
 from bmtas.config import Method
 from bmtas.errors import BudgetError
 from bmtas.methods.finder import Found, named
@@ -47,16 +47,20 @@ class FixedFinder:
         names, layers = [task["name"] for task in config.tasks], len(table.layers)
         details: dict[str, Any] = {}
         if config.method is Method.SINGLE:
-            return Found(replace(Architecture.separate(config.backbone, names, layers), method=config.method.value))
+            return Found(
+                replace(BranchedArchitecture.separate(config.backbone, names, layers), method=config.method.value)
+            )
         if config.method is Method.SHARED:
-            return Found(replace(Architecture.shared(config.backbone, names, layers), method=config.method.value))
+            return Found(
+                replace(BranchedArchitecture.shared(config.backbone, names, layers), method=config.method.value)
+            )
         if config.method is Method.VANILLA:
             tree = vanilla_tree(table, budgets)
         elif config.method is Method.RANDOM:
             tree, share = random_tree_within(table, budgets, config.seed)
             details["share_of_budget"] = share
         else:
-            reference = Architecture.from_json(config.reference or {}, "the reference")
+            reference = tree_of(Architecture.from_json(config.reference or {}, "the reference"))
             # By name, because the order of tasks may be another one there.
             indices = [[[names.index(t) for t in block] for block in grouping] for grouping in reference.groupings]
             tree = permuted_tree(indices, config.seed)

@@ -39,7 +39,8 @@ class Backbone:
     `channels` are the channels of the two. `stride` is the encoder's output stride, `decoder_channels` the width of
     the decoder, whose 3x3 convolutions are depthwise separable if `separable`. `weights_name` is the member
     of torchvision's weights enum that `--weights imagenet` loads, None where there is none. `last_norm` names, inside a layer, the
-    normalisation after which nothing but the residual sum comes.
+    normalisation after which nothing but the residual sum comes. `stages` cuts the stem and the layers after it, but for the ASPP
+    module, into runs whose outputs have one resolution and number of channels: how many of them each stage has.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Backbone:
     separable: bool
     weights_name: str | None
     last_norm: Callable[[nn.Module], str]
+    stages: tuple[int, ...]
 
     def operations(self) -> dict[str, nn.Module]:
         """Return a fresh instance of every encoder operation, by name: the stem, then the layers in order."""
@@ -71,8 +73,9 @@ def known_backbones() -> dict[str, Backbone]:
     from bmtas.networks.mobilenet_v2 import MOBILENET_V2
     from bmtas.networks.resnet50 import RESNET50
     from bmtas.networks.tiny import TINY
+    from bmtas.networks.vgg16 import VGG16
 
-    return {b.name: b for b in (MOBILENET_V2, RESNET50, TINY)}
+    return {b.name: b for b in (MOBILENET_V2, RESNET50, TINY, VGG16)}
 
 
 def get_backbone(name: str) -> Backbone:

@@ -60,4 +60,5 @@ MOBILENET_V2 = Backbone(
     separable=True,
     weights_name="MobileNet_V2_Weights.IMAGENET1K_V2",
     last_norm=_last_norm,
+    stages=(1, 1, 2, 3, 4, 3, 3, 1),
 )

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import UsageError
-from bmtas.graph import IMAGE, MergedGraph, branched_graph, head_name
-from bmtas.networks.backbone import Backbone, fresh_copy, get_backbone, initialise
-from bmtas.networks.heads import build_head
+from bmtas.graph import IMAGE, MergedGraph
+from bmtas.networks.backbone import get_backbone
+from bmtas.networks.operations import Kit
 from bmtas.networks.weights import Weights
 from bmtas.tasks import Task
 
@@ -74,41 +74,19 @@ def _attach(root: nn.Module, name: str, module: nn.Module) -> None:
 def build_network(architecture: Architecture, tasks: Iterable[Task], weights: Weights | None = None) -> GraphNetwork:
     """Return the network of `architecture`, every encoder node starting from `weights` (None: random).
 
-    Heads, and layers that `weights` lack, are random; seed torch before for a reproducible network. Raises UsageError if
+    Heads, and operations that `weights` lack, are random; seed torch before for a reproducible network. Raises UsageError if
     the architecture does not fit its backbone or names a task that is not among `tasks`.
     """
     backbone = get_backbone(architecture.backbone)
-    if len(architecture.groupings) != backbone.layers:
+    if isinstance(architecture, BranchedArchitecture) and len(architecture.groupings) != backbone.layers:
         raise UsageError(
             f"architecture: {len(architecture.groupings)} groupings, but {backbone.name} has {backbone.layers} searchable "
             "layers; one grouping is needed per layer"
         )
-    graph = branched_graph(architecture, backbone.tap)
     by_name = {task.name: task for task in tasks}
     unknown = sorted(set(architecture.tasks) - set(by_name))
     if unknown:
         raise UsageError(f"architecture: tasks {unknown} are not among those given, {sorted(by_name)}")
-    return GraphNetwork(
-        graph,
-        build_modules(graph, backbone, by_name, weights),
-        [name for name in architecture.tasks if by_name[name].dense],
-    )
-
-
-def build_modules(
-    graph: MergedGraph, backbone: Backbone, tasks: Mapping[str, Task], weights: Weights | None
-) -> dict[str, nn.Module]:
-    """Return one module per set of parameters of `graph`."""
-    prototypes = backbone.operations()
-    if weights is not None:
-        weights.load_into(prototypes)
-    heads = {head_name(name): task for name, task in tasks.items()}
-    modules = {}
-    for name, operation in graph.modules().items():
-        if operation in heads:
-            modules[name] = build_head(heads[operation], backbone)
-            initialise(modules[name])
-        else:
-            pretrained = weights is not None and weights.covers(operation)
-            modules[name] = fresh_copy(prototypes[operation], pretrained=pretrained)
-    return modules
+    graph, kit = architecture.graph(backbone.tap), Kit(backbone, by_name, weights)
+    modules = {name: kit.build(operation) for name, operation in graph.modules().items()}
+    return GraphNetwork(graph, modules, [name for name in architecture.tasks if by_name[name].dense])

@@ -59,4 +59,5 @@ RESNET50 = Backbone(
     separable=False,
     weights_name="ResNet50_Weights.IMAGENET1K_V2",
     last_norm=_last_norm,
+    stages=(1, *_STAGES.values()),
 )

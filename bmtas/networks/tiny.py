@@ -65,4 +65,5 @@ TINY = Backbone(
     separable=False,
     weights_name=None,
     last_norm=_last_norm,
+    stages=(NARROWING + 1, _LAYERS - NARROWING),
 )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture, tree_of
 from bmtas.errors import UsageError
 from bmtas.files import file_hash, first_problem, read_json
 from costs.errors import CostError
@@ -95,9 +95,9 @@ class Kit(_Frozen):
         """Return the counted table. Raises ValueError where it breaks the rules of tables."""
         return CostTable.model_validate(self.table)
 
-    def architecture(self, network: NetworkEntry) -> Architecture:
+    def architecture(self, network: NetworkEntry) -> BranchedArchitecture:
         """Return the architecture of a network."""
-        return Architecture.from_json(network.architecture, f"the kit's network {network.name}")
+        return tree_of(Architecture.from_json(network.architecture, f"the kit's network {network.name}"))
 
 
 def file_of(precision: str, item: str) -> str:

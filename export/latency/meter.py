@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import BudgetError, EnvironmentProblem
 from bmtas.progress import Progress
 from bmtas.readings import Reading
@@ -99,7 +99,7 @@ class DeviceMeter:
     def _open_fixed(self, name: str) -> Session:
         """Load the all-shared or the separate networks, once."""
         if name not in self._sessions:
-            make = Architecture.shared if name == _SHARED else Architecture.separate
+            make = BranchedArchitecture.shared if name == _SHARED else BranchedArchitecture.separate
             names = [task.name for task in self._tasks]
             self._sessions[name] = self._open(make(self._table.backbone, names, len(self._table.layers)), name)
         return self._sessions[name]

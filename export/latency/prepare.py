@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import UsageError, nearest
 from bmtas.extras import own_version, require
 from bmtas.files import atomic_folder, file_hash, write_json
@@ -96,7 +96,7 @@ def trace(table: CostTable, tasks: Sequence[Task], tick: Callable[[], None] = la
     backbone = get_backbone(table.backbone)
     models, architectures = [], []
     for task in tasks:
-        alone = Architecture.shared(backbone.name, [task.name], backbone.layers)
+        alone = BranchedArchitecture.shared(backbone.name, [task.name], backbone.layers)
         models.append(untrained_model(alone, [task], table.input_size))
         architectures.append(alone)
         tick()
@@ -184,9 +184,9 @@ def _networks(request: KitRequest) -> list[tuple[str, Role, Architecture]]:
     table, names = request.table, [task.name for task in request.tasks]
     layers = len(table.layers)
     networks: list[tuple[str, Role, Architecture]] = [
-        (ANCHOR, "anchor", Architecture.shared(table.backbone, names, layers))
+        (ANCHOR, "anchor", BranchedArchitecture.shared(table.backbone, names, layers))
     ]
-    networks.append((SEPARATE, "separate", Architecture.separate(table.backbone, names, layers)))
+    networks.append((SEPARATE, "separate", BranchedArchitecture.separate(table.backbone, names, layers)))
     trees = sample_trees(table, request.fit + request.held_out, request.seed)
     fitted = _evenly(len(trees), min(request.fit, len(trees) // 2))
     for number, tree in enumerate(trees):

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from costs.table import CostTable
 from costs.units import Resource
 
 _DRAWS = 4000
 
 
-def sample_trees(table: CostTable, count: int, seed: int) -> list[Architecture]:
+def sample_trees(table: CostTable, count: int, seed: int) -> list[BranchedArchitecture]:
     """Return `count` trees, no two with the same numbers of groups, spread evenly over the multiply-adds that trees can have.
 
     Fewer where there are not so many (two tasks and few layers). The all-shared network is not among them.
     """
     rng = np.random.default_rng(seed)
-    found: dict[tuple[int, ...], Architecture] = {}
+    found: dict[tuple[int, ...], BranchedArchitecture] = {}
     for _ in range(_DRAWS):
         tree = _tree(table, rng)
         if max(tree.group_counts) > 1:
@@ -31,7 +31,7 @@ def sample_trees(table: CostTable, count: int, seed: int) -> list[Architecture]:
     return _spread(trees, costs, count)
 
 
-def _spread(trees: list[Architecture], costs: np.ndarray, count: int) -> list[Architecture]:
+def _spread(trees: list[BranchedArchitecture], costs: np.ndarray, count: int) -> list[BranchedArchitecture]:
     """Return for each of `count` costs, evenly from the least to the greatest, the nearest tree that is not taken yet."""
     free = np.ones(len(trees), dtype=bool)
     chosen = []
@@ -42,7 +42,7 @@ def _spread(trees: list[Architecture], costs: np.ndarray, count: int) -> list[Ar
     return [trees[index] for index in sorted(chosen)]
 
 
-def _tree(table: CostTable, rng: np.random.Generator) -> Architecture:
+def _tree(table: CostTable, rng: np.random.Generator) -> BranchedArchitecture:
     """Draw a tree: in each layer every group of several tasks splits in two, and its parts again, with one probability, drawn for the tree."""
     chance = 10 ** rng.uniform(-2.0, 0.0)
     groups: list[tuple[str, ...]] = [tuple(table.tasks)]
@@ -50,7 +50,7 @@ def _tree(table: CostTable, rng: np.random.Generator) -> Architecture:
     for _ in table.layers:
         groups = [part for group in groups for part in _split(group, chance, rng)]
         groupings.append(tuple(groups))
-    return Architecture(backbone=table.backbone, tasks=tuple(table.tasks), groupings=tuple(groupings))
+    return BranchedArchitecture(backbone=table.backbone, tasks=tuple(table.tasks), groupings=tuple(groupings))
 
 
 def _split(group: tuple[str, ...], chance: float, rng: np.random.Generator) -> Sequence[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bmtas.architecture import Architecture
 from bmtas.errors import BuildError
 from bmtas.extras import require
-from bmtas.graph import IMAGE, MergedGraph, branched_graph, head_name
+from bmtas.graph import IMAGE, MergedGraph, head_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -48,7 +48,7 @@ class Templates:
         self._values: dict[str, ValueInfoProto] = {}
         self.by_operation: dict[str, Template] = {}
         for model, architecture in zip(models, architectures, strict=True):
-            graph = branched_graph(architecture, tap)
+            graph = architecture.graph(tap)
             known = {v.name: v for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
             for name, template in _cut(model, graph, _owners(model, graph)).items():
                 if name not in self.by_operation:  # the encoder is every time the same
@@ -57,7 +57,7 @@ class Templates:
 
     def whole(self, architecture: Architecture) -> ModelProto:
         """Return the network of `architecture`, which has the same backbone and tasks: input `image`, an output per task."""
-        graph = branched_graph(architecture, self.tap)
+        graph = architecture.graph(self.tap)
         making = _Making(self)
         values = {IMAGE: self.image}
         making.takes(self.image, self.image)

@@ -61,7 +61,7 @@ def test_inherited_stands_beside_found_with_the_same_tree_and_other_weights(run:
 
 def test_its_weights_are_those_of_the_candidates_that_its_groups_took(run: Run) -> None:
     """With so small a learning rate training has left all but the running statistics where they were."""
-    learned = torch.load(run.search_folder / "checkpoint.pt", weights_only=True)["supergraph"]
+    learned = torch.load(run.search_folder / "checkpoint.pt", weights_only=True)["network"]
     probabilities = np.array(json.loads((run.search_folder / "probabilities.json").read_text())["probabilities"])
     inherited, architecture = weights(run, "inherited"), run.architecture("found")
     compared = 0
@@ -117,7 +117,7 @@ def test_a_search_checkpoint_of_another_search_is_refused(run: Run, bmtas_: Call
     for name in ("run.json", "table.json", "architecture.json", "search/probabilities.json"):
         (target / name).write_bytes((run.path / name).read_bytes())
     state = torch.load(run.search_folder / "checkpoint.pt", weights_only=True)
-    state["supergraph"] = {k: v for k, v in state["supergraph"].items() if not k.startswith("heads.b1.")}
+    state["network"] = {k: v for k, v in state["network"].items() if not k.startswith("heads.b1.")}
     torch.save(state, target / "search/checkpoint.pt")
     result = bmtas_("train", "--init", "search", "--runs", target.parent)
     assert result.code == 2

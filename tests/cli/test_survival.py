@@ -268,6 +268,6 @@ def test_a_quick_search_killed_at_twenty_random_moments_ends_bit_for_bit_the_sam
             assert (run / name).read_bytes() == (straight / name).read_bytes()
         assert lines(run / "search/history.jsonl") == lines(straight / "search/history.jsonl")
         ours, theirs = (
-            torch.load(path / "search/checkpoint.pt", weights_only=True)["supergraph"] for path in (run, straight)
+            torch.load(path / "search/checkpoint.pt", weights_only=True)["network"] for path in (run, straight)
         )
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.config import RunConfig
 from bmtas.files import write_json
 from bmtas.runs import Run, create_run
@@ -57,7 +57,7 @@ def make_run(tmp_path: Path, run_config: Callable[[Sequence[Task], str], RunConf
     def make(table: CostTable, budget: str) -> Run:
         run = create_run(tmp_path / "runs", "x", run_config(TASKS, budget), table)
         together, apart = (("a", "b"),), (("a",), ("b",))
-        found = Architecture(backbone="mobilenet_v2", tasks=("a", "b"), groupings=(together, together, apart))
+        found = BranchedArchitecture(backbone="mobilenet_v2", tasks=("a", "b"), groupings=(together, together, apart))
         write_json(run.architecture_path, found.to_json())
         return run
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.config import Estimator
 from bmtas.data.augment import Augmentation, augment
 from bmtas.data.planted import PARTING_LAYER, PLANTED_PAIRS, TASKS, VERSION, Planted, planted_groupings
@@ -208,7 +208,7 @@ def test_planted_tree() -> None:
     assert planted_groupings(2, 0) == (apart, apart)
     assert planted_groupings(2, 2) == (together, together)
     layers = get_backbone("tiny").layers
-    tree = Architecture(backbone="tiny", tasks=tuple(ALL), groupings=planted_groupings(layers))
+    tree = BranchedArchitecture(backbone="tiny", tasks=tuple(ALL), groupings=planted_groupings(layers))
     assert tree.group_counts == (1, 1, 1, 2, 2, 2)
     assert tree.shared_depth("a1", "a2") == tree.shared_depth("b1", "b2") == 6
     assert tree.shared_depth("a1", "b1") == tree.shared_depth("a2", "b2") == 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.tasks import Task, TaskKind
 from export.interface import Interface
@@ -27,7 +27,7 @@ EVERY_KIND = (
     Task(name="scene", kind=TaskKind.CLASSIFICATION, classes=("indoors", "outdoors")),
 )
 _NAMES = tuple(task.name for task in EVERY_KIND)
-_TREE = Architecture(
+_TREE = BranchedArchitecture(
     backbone="tiny",
     tasks=_NAMES,
     groupings=(

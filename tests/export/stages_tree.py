@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.tasks import Task, TaskKind
 from export.onnx_file import write_onnx
@@ -109,9 +109,9 @@ def small_model(nodes: list[Any], scale: Array | None = None, **constants: Array
 
 def tree_network() -> GraphNetwork:
     """The network of the tree."""
-    return network_of(Architecture(backbone="tiny", tasks=NAMES, groupings=TREE), TASKS)
+    return network_of(BranchedArchitecture(backbone="tiny", tasks=NAMES, groupings=TREE), TASKS)
 
 
 def tree_model(path: Path) -> ModelProto:
     """The ONNX model of the tree, written to `path`."""
-    return exported(tree_network(), Architecture(backbone="tiny", tasks=NAMES, groupings=TREE), TASKS, path)
+    return exported(tree_network(), BranchedArchitecture(backbone="tiny", tasks=NAMES, groupings=TREE), TASKS, path)

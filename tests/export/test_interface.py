@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import BuildError, UsageError
 from bmtas.networks.network import GraphNetwork
 from bmtas.tasks import TASK_SETS, Task
@@ -227,7 +227,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name() -> None:
     from bmtas.networks.network import build_network
 
     tasks = TASK_SETS["nyud-v2"][1:2]
-    architecture = Architecture.shared("tiny", ("depth",), 6)
+    architecture = BranchedArchitecture.shared("tiny", ("depth",), 6)
     network = build_network(architecture, tasks).eval()
     with torch.no_grad():
         dict(network.named_parameters())["heads.depth.predict.weight"][0, 1] = float("nan")

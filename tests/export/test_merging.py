@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import nn
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.errors import BuildError, UsageError
 from bmtas.networks.network import build_network
 from bmtas.tasks import Task, TaskKind
@@ -202,7 +202,7 @@ TASKS = (
 
 
 def exported(backbone: str, names: tuple[str, ...], groupings: Any, path: Path) -> ModelProto:
-    architecture = Architecture(backbone=backbone, tasks=names, groupings=groupings)
+    architecture = BranchedArchitecture(backbone=backbone, tasks=names, groupings=groupings)
     tasks = [task for task in TASKS if task.name in names]
     torch.manual_seed(0)
     network = build_network(architecture, tasks).eval()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import GraphNetwork
@@ -94,7 +94,9 @@ class TestCut:
 
     def test_the_tap_reaches_the_heads_of_a_mobilenet(self, tmp_path: Path) -> None:
         tasks, deep = TASKS[2:4], (((C,), (D,)),)
-        architecture = Architecture(backbone="mobilenet_v2", tasks=(C, D), groupings=(((C, D),),) * 16 + deep * 2)
+        architecture = BranchedArchitecture(
+            backbone="mobilenet_v2", tasks=(C, D), groupings=(((C, D),),) * 16 + deep * 2
+        )
         model = exported(network_of(architecture, tasks), architecture, tasks, tmp_path / "model.onnx")
         stages = split_at_branches(model)
         assert [stage.tasks for stage in stages] == [(C, D), (C,), (D,)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.config import Method
 from bmtas.data.batches import Loader
 from bmtas.data.planted import TASKS, Planted
@@ -90,7 +90,7 @@ class Counting(Silent):
 @pytest.fixture(scope="module")
 def network() -> GraphNetwork:
     torch.manual_seed(0)
-    separate = build_network(Architecture.separate("tiny", NAMES, 6), TASKS)
+    separate = build_network(BranchedArchitecture.separate("tiny", NAMES, 6), TASKS)
     with torch.no_grad():
         separate.train()(torch.randn(4, 3, 32, 32))  # statistics that are not the first ones
     return separate.eval()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.config import Method
 from bmtas.data.batches import Loader
 from bmtas.data.planted import TASKS, Planted
@@ -273,7 +273,7 @@ def test_losses_of_samples_are_those_of_each_image_by_itself(monkeypatch: pytest
     monkeypatch.setattr(fafs, "MOST_SAMPLES", 11)  # a full batch and a part of one
     torch.manual_seed(0)
     names = [task.name for task in TASKS]
-    network = build_network(Architecture.shared("tiny", names, 6), TASKS)
+    network = build_network(BranchedArchitecture.shared("tiny", names, 6), TASKS)
     with torch.no_grad():
         network.train()(torch.randn(4, 3, 32, 32))  # statistics that are not the first ones
     loader = Loader(SomeUnlabelled(train=20), "train", TASKS, (32, 32))

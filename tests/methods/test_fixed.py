@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.config import Decode, Method
 from bmtas.errors import BudgetError, UsageError
 from bmtas.methods.finder import Found, choose_finder
@@ -57,7 +57,7 @@ def text(value: float) -> str:
 
 
 def tree(*groupings: Any) -> Architecture:
-    return Architecture(backbone="tiny", tasks=NAMES, groupings=groupings)
+    return BranchedArchitecture(backbone="tiny", tasks=NAMES, groupings=groupings)
 
 
 UNEVEN = tree(TOGETHER, TOGETHER, PAIRS, PAIRS, (("a1",), ("a2",), ("b1", "b2")), (("a1",), ("a2",), ("b1", "b2")))
@@ -121,7 +121,7 @@ def test_permuted_trees_are_other_trees_of_the_same_form() -> None:
 
 
 def test_the_reference_may_name_its_tasks_in_another_order() -> None:
-    turned = Architecture(backbone="tiny", tasks=NAMES[::-1], groupings=UNEVEN.groupings)
+    turned = BranchedArchitecture(backbone="tiny", tasks=NAMES[::-1], groupings=UNEVEN.groupings)
     original = [{frozenset(block) for block in grouping} for grouping in UNEVEN.groupings]
     for seed in range(12):
         groupings = found("permuted", reference=turned, seed=seed).architecture.groupings
@@ -151,11 +151,11 @@ def test_a_reference_belongs_to_permuted_and_to_nothing_else() -> None:
 
 
 def test_a_reference_of_other_tasks_or_another_backbone_is_refused() -> None:
-    fewer = Architecture.shared("tiny", NAMES[:3], 6)
+    fewer = BranchedArchitecture.shared("tiny", NAMES[:3], 6)
     with pytest.raises(UsageError, match=r"of tiny with the tasks a1, a2, b1, this one of tiny with a1, a2, b1, b2"):
         planned("permuted", reference=fewer)
     with pytest.raises(UsageError, match=r"is of resnet50 with .*permute a tree of the same backbone"):
-        planned("permuted", reference=Architecture.shared("resnet50", NAMES, 17))
+        planned("permuted", reference=BranchedArchitecture.shared("resnet50", NAMES, 17))
     # The same tasks in another order are the same.
     assert planned("permuted", reference=UNEVEN, tasks=["b2", "a1", "a2", "b1"]).config.reference is not None
 

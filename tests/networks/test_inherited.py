@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.inherited import chosen_candidate, inherit
 from bmtas.networks.network import GraphNetwork, build_network
@@ -103,7 +103,7 @@ def test_a_group_takes_the_candidate_that_is_most_probable_for_all_its_tasks() -
 
 
 def test_weights_come_from_the_chosen_candidate_and_the_last_normalisation_begins_neutral() -> None:
-    architecture = Architecture(
+    architecture = BranchedArchitecture(
         backbone="tiny", tasks=NAMES, groupings=((NAMES,),) * 3 + ((("semseg", "depth"), ("place",)),) * 3
     )
     probabilities = np.full((6, 3, 3), 0.2)
@@ -129,7 +129,7 @@ def without(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     "part", ["stem.", "layers.4.1.", "heads.place.", "layers.4.1.conv.1.", "layers.4.1.conv.0.1.bias", "stem.1.bias"]
 )
 def test_a_state_that_lacks_a_part_is_refused(part: str) -> None:
-    architecture = Architecture.shared("tiny", NAMES, 6)
+    architecture = BranchedArchitecture.shared("tiny", NAMES, 6)
     probabilities = np.eye(3)[None, [1, 1, 1]].repeat(6, axis=0)
     state = learned("tiny").state_dict()
     owner = next(name for name in ("stem", "layers.4.1", "heads.place") if part.startswith(name))
@@ -140,7 +140,10 @@ def test_a_state_that_lacks_a_part_is_refused(part: str) -> None:
 
 
 def test_a_state_of_another_backbone_or_other_classes_is_refused() -> None:
-    architecture, probabilities = Architecture.shared("tiny", NAMES, 6), np.eye(3)[None, [0, 0, 0]].repeat(6, axis=0)
+    architecture, probabilities = (
+        BranchedArchitecture.shared("tiny", NAMES, 6),
+        np.eye(3)[None, [0, 0, 0]].repeat(6, axis=0),
+    )
     with pytest.raises((ValueError, RuntimeError)):
         inherited(architecture, learned("mobilenet_v2").state_dict(), probabilities)
     more = (Task(name="semseg", kind=TaskKind.SEGMENTATION, classes=("a", "b", "c", "d")), *TASKS[1:])

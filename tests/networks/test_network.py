@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import BmtasError
-from bmtas.graph import Expression, branched_graph, merge
+from bmtas.graph import Expression, merge
 from bmtas.memory import peak_activations
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.tasks import Task, TaskKind
@@ -29,7 +29,9 @@ def tree() -> Architecture:
     """All tasks share layers 0 to 6, semseg and parts go on together up to layer 12."""
     together, parted = (NAMES,), (("semseg", "parts"), ("place",))
     apart = tuple((name,) for name in NAMES)
-    return Architecture(backbone="mobilenet_v2", tasks=NAMES, groupings=(together,) * 7 + (parted,) * 6 + (apart,) * 5)
+    return BranchedArchitecture(
+        backbone="mobilenet_v2", tasks=NAMES, groupings=(together,) * 7 + (parted,) * 6 + (apart,) * 5
+    )
 
 
 def build(architecture: Architecture, tasks: tuple[Task, ...] = TASKS, seed: int = 0) -> GraphNetwork:
@@ -53,7 +55,7 @@ def test_parameters_are_named_after_the_graph() -> None:
     assert "layers.17.parts.project.0.weight" in keys
     assert "heads.semseg.predict.weight" in keys
     owners = {".".join(key.split(".")[: 3 if key.startswith("layers") else 2]) for key in keys}
-    assert owners == set(branched_graph(tree(), 2).modules())
+    assert owners == set(tree().graph(2).modules())
 
 
 def test_shapes_of_predictions() -> None:
@@ -197,14 +199,14 @@ def test_every_task_name_that_is_allowed_can_be_built(names: tuple[str, ...], ki
 @pytest.mark.parametrize("layers", [0, 2, 10, 19])
 def test_an_architecture_with_another_number_of_layers_is_refused(layers: int) -> None:
     with pytest.raises(BmtasError, match="18"):
-        build(Architecture.shared("mobilenet_v2", NAMES, layers))
+        build(BranchedArchitecture.shared("mobilenet_v2", NAMES, layers))
 
 
 def test_an_architecture_of_unknown_tasks_is_refused() -> None:
     with pytest.raises(BmtasError, match="flow"):
-        build(Architecture.shared("mobilenet_v2", ("semseg", "flow"), 18))
+        build(BranchedArchitecture.shared("mobilenet_v2", ("semseg", "flow"), 18))
 
 
 def test_an_architecture_of_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(BmtasError, match="known: mobilenet_v2, resnet50"):
-        build(Architecture.shared("mobilenet_v9", NAMES, 18))
+        build(BranchedArchitecture.shared("mobilenet_v9", NAMES, 18))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.errors import UsageError
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
@@ -40,7 +40,7 @@ def test_layers_strides_and_channels() -> None:
 def test_heads_read_the_last_layer_alone() -> None:
     # Otherwise a head could go round the narrow layers, and the planted tree would not be right any more.
     assert TINY.tap == TINY.layers - 1
-    graph = build_network(Architecture.separate("tiny", ("p", "q"), 6), TASKS).graph
+    graph = build_network(BranchedArchitecture.separate("tiny", ("p", "q"), 6), TASKS).graph
     heads = [node for node in graph.nodes if node.operation.startswith("heads.")]
     assert [node.inputs for node in heads] == [("layers.05.p", "layers.05.p"), ("layers.05.q", "layers.05.q")]
 
@@ -67,7 +67,7 @@ def test_costs_by_hand() -> None:
 def test_a_network_costs_what_its_table_says() -> None:
     table = build_table(TINY, TASKS, (32, 32))
     together, apart = (("p", "q"),), (("p",), ("q",))
-    tree = Architecture(backbone="tiny", tasks=("p", "q"), groupings=(together,) * 3 + (apart,) * 3)
+    tree = BranchedArchitecture(backbone="tiny", tasks=("p", "q"), groupings=(together,) * 3 + (apart,) * 3)
     count = count_network(build_network(tree, TASKS), (32, 32))
     groupings = [[list(block) for block in grouping] for grouping in tree.task_indices]
     assert count.madds == table.architecture_cost(groupings, Resource.MADDS) == (576 + 9 * 1680 + 2 * 10032) * PLACES

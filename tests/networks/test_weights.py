@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
@@ -60,7 +60,7 @@ def test_every_encoder_layer_starts_from_the_file(tmp_path: Path, state: Mapping
     assert weights.covers("stem")
     assert [weights.covers(name) for name in MOBILENET.layer_names()] == [True] * 17 + [False]  # R-ASPP has none
     assert not weights.covers("heads.depth")
-    architecture = Architecture(
+    architecture = BranchedArchitecture(
         backbone="mobilenet_v2",
         tasks=("depth", "edge"),
         groupings=((("depth", "edge"),),) * 5 + ((("depth",), ("edge",)),) * 13,
@@ -84,7 +84,7 @@ def test_copies_of_a_layer_do_not_share_their_values(tmp_path: Path, state: Mapp
     weights = load_weights(str(tmp_path / "weights.pth"), MOBILENET)
     names = ("depth", "edge")
     network = build_network(
-        Architecture.separate("mobilenet_v2", names, 18), (TASK, Task(name="edge", kind=TaskKind.EDGE)), weights
+        BranchedArchitecture.separate("mobilenet_v2", names, 18), (TASK, Task(name="edge", kind=TaskKind.EDGE)), weights
     )
     pointers = [parameter.data_ptr() for parameter in network.parameters()]
     assert len(set(pointers)) == len(pointers)

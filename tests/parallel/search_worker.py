@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from bmtas.config import PRESETS, Preset
+from bmtas.methods.branched.finder import branched_search, probabilities_after
 from bmtas.parallel import How, join_processes
 from bmtas.planning import Request, plan_search
 from bmtas.progress import Silent
 from bmtas.schedule import ARCH, WEIGHTS
-from bmtas.search import Search
 
 PAPER = PRESETS[Preset.PAPER].search
 SETTINGS = {
@@ -42,9 +42,9 @@ def main(out: Path, estimator: str) -> None:
     )
     plan = plan_search(request)
     how = How(join_processes("cpu"))
-    search = Search(plan.config, plan.dataset, plan.table, plan.budgets, how)
+    search = branched_search(plan, how)
     split = {name: search.batches[name].indices.tolist() for name in (ARCH, WEIGHTS)}
-    probabilities = search.run(out.parent / f"{out.stem}-run", None, Silent())
+    probabilities = probabilities_after(search.run(out.parent / f"{out.stem}-run", None, Silent()))
     if how.parallel.first:
         content = {"probabilities": probabilities.tolist(), "split": split, "processes": how.parallel.size}
         out.write_text(json.dumps(content))

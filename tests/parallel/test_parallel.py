@@ -40,7 +40,7 @@ def test_two_processes_search_as_one_with_the_whole_batch(finished: Finished, tm
     ours, theirs = np.array(one["probabilities"]), np.array(two["probabilities"])
     assert np.abs(ours - theirs).max() < 1e-7  # float64, and rounding enlarged by the steps
     assert np.abs(ours - 1 / ours.shape[-1]).max() > 0.02  # it has learned, so there was something to be equal
-    weights = [torch.load(tmp_path / f"{n}-run/checkpoint.pt", weights_only=True)["supergraph"] for n in (1, 2)]
+    weights = [torch.load(tmp_path / f"{n}-run/checkpoint.pt", weights_only=True)["network"] for n in (1, 2)]
     assert list(weights[0]) == list(weights[1])
     assert all(torch.allclose(weights[0][name], weights[1][name], rtol=1e-6, atol=1e-8) for name in weights[0])
 

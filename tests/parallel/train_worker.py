@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from bmtas.data.planted import planted_groupings
 from bmtas.parallel import How, join_processes
 from bmtas.planning import Request, plan_search
@@ -23,7 +23,7 @@ def main(out: Path, parts: int) -> None:
     settings = {"batch_size": 8, "steps": 4, "accumulate": parts}
     plan = plan_search(Request(data="planted", backbone="tiny", train_overrides=settings))
     names = tuple(task.name for task in plan.config.task_list())
-    tree = Architecture(backbone="tiny", tasks=names, groupings=planted_groupings(6))
+    tree = BranchedArchitecture(backbone="tiny", tasks=names, groupings=planted_groupings(6))
     Training(plan.config, tree, plan.dataset, out, How(join_processes("cpu"))).run(Silent())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import EnvironmentProblem, UsageError
 from export.bench.candidates import open_candidates
 from export.bench.graph_names import nodes_of_values
@@ -64,7 +64,7 @@ def test_real_profiles_name_every_module_of_the_tree(tree_files: Path, quick: Be
     write_openvino(onnx.load(tree_files / "model.onnx"), tmp_path / "model.openvino")
     files = {"ort": tree_files / "model.onnx", "ov": tmp_path / "model.openvino", "stages": tree_files / "model.stages"}
     report = bench(files, options=replace(quick, layers=True))
-    expected = modules(Architecture(backbone="tiny", tasks=NAMES, groupings=TREE))
+    expected = modules(BranchedArchitecture(backbone="tiny", tasks=NAMES, groupings=TREE))
     assert [each.key for each in report.layers] == ["ort/onnxruntime", "ov/openvino"]
     for each in report.layers:
         names = [module.module for module in each.modules]

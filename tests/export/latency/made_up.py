@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import BranchedArchitecture
 from costs.parts import FixedCost, LayerCost
 from costs.table import CostTable
 from costs.units import Resource
@@ -52,9 +52,13 @@ def made_up_kit() -> Kit:
     ]
     layers = len(table.layers)
     networks = [
-        NetworkEntry(name=ANCHOR, role="anchor", architecture=Architecture.shared("toy", NAMES, layers).to_json()),
         NetworkEntry(
-            name="net.separate", role="separate", architecture=Architecture.separate("toy", NAMES, layers).to_json()
+            name=ANCHOR, role="anchor", architecture=BranchedArchitecture.shared("toy", NAMES, layers).to_json()
+        ),
+        NetworkEntry(
+            name="net.separate",
+            role="separate",
+            architecture=BranchedArchitecture.separate("toy", NAMES, layers).to_json(),
         ),
     ]
     for number, tree in enumerate(sample_trees(table, 27, seed=0)):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import export.latency.meter
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
 from bmtas.progress import Silent
 from costs.join import join_tables
@@ -184,7 +184,7 @@ class TestHere:
 def parted(depth: int) -> Architecture:
     """Return the tree in which the two tasks are apart in the last `depth` of six layers."""
     apart = tuple((name,) for name in NAMES)
-    return Architecture(backbone="tiny", tasks=NAMES, groupings=((NAMES,),) * (6 - depth) + (apart,) * depth)
+    return BranchedArchitecture(backbone="tiny", tasks=NAMES, groupings=((NAMES,),) * (6 - depth) + (apart,) * depth)
 
 
 def test_networks_are_measured_beside_the_shared_and_the_separate_ones(
@@ -222,7 +222,7 @@ def test_networks_are_measured_beside_the_shared_and_the_separate_ones(
 
 @pytest.fixture(scope="module")
 def model(traced: Callable[..., tuple[Any, Any]]) -> Any:
-    return traced(Architecture.shared("tiny", NAMES, 6), PAIR)[1]
+    return traced(BranchedArchitecture.shared("tiny", NAMES, 6), PAIR)[1]
 
 
 class TestOpenModel:
@@ -261,7 +261,7 @@ def test_untrained_networks_are_the_same_each_time_and_leave_the_generator_alone
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    one, other = (untrained_network(Architecture.shared("tiny", NAMES, 6), PAIR) for _ in range(2))
+    one, other = (untrained_network(BranchedArchitecture.shared("tiny", NAMES, 6), PAIR) for _ in range(2))
     assert torch.equal(torch.rand(2), expected)
     assert not one.training
     states = one.state_dict(), other.state_dict()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from bmtas.architecture import Architecture
+from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import BuildError
 from bmtas.graph import head_name, layer_name
 from bmtas.networks.backbone import get_backbone
@@ -31,14 +31,14 @@ S, D, C = NAMES = tuple(task.name for task in TASKS)
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 Traced = Callable[[Architecture, Sequence[Task]], tuple[GraphNetwork, ModelProto]]
 
-SPLIT = Architecture(backbone="tiny", tasks=NAMES, groupings=(((S,), (D,), (C,)),) * 6)
-STEPS = Architecture(
+SPLIT = BranchedArchitecture(backbone="tiny", tasks=NAMES, groupings=(((S,), (D,), (C,)),) * 6)
+STEPS = BranchedArchitecture(
     backbone="tiny",
     tasks=NAMES,
     groupings=((NAMES,),) * 2 + (((S, C), (D,)),) * 2 + (((S,), (C,), (D,)),) * 2,
 )
 
-SEPARATE = Architecture.separate("tiny", NAMES, 6)
+SEPARATE = BranchedArchitecture.separate("tiny", NAMES, 6)
 TREES = {"split": SPLIT, "steps": STEPS, "separate": SEPARATE}
 
 
@@ -125,7 +125,7 @@ def test_a_tree_of_some_of_the_tasks_is_put_together_from_the_same_templates(
 ) -> None:
     """Two tasks, of which the second is the first to be named by no template of the encoder."""
     names = (D, C)
-    tree = Architecture(backbone="tiny", tasks=names, groupings=((names,),) * 3 + (((D,), (C,)),) * 3)
+    tree = BranchedArchitecture(backbone="tiny", tasks=names, groupings=((names,),) * 3 + (((D,), (C,)),) * 3)
     network, model = traced(tree, TASKS[1:])
     check_same(network, model, templates.whole(tree), names)
 
@@ -135,7 +135,7 @@ def test_the_tap_of_a_mobilenet_reaches_all_heads(traced: Traced) -> None:
     table = toy_table().model_copy(
         update={"backbone": "mobilenet_v2", "input_size": SIZE}
     )  # tracing asks no more of it
-    tree = Architecture(backbone="mobilenet_v2", tasks=(S, D), groupings=(((S, D),),) * 9 + (((S,), (D,)),) * 9)
+    tree = BranchedArchitecture(backbone="mobilenet_v2", tasks=(S, D), groupings=(((S, D),),) * 9 + (((S,), (D,)),) * 9)
     network, model = traced(tree, pair)
     whole = trace(table, pair).whole(tree)
     check_same(network, model, whole, (S, D))
@@ -167,8 +167,8 @@ def test_copies_stand_side_by_side(operation: str, copies: int, templates: Templ
 
 def test_weights_of_copies_stay_apart_though_they_are_equal(templates: Templates) -> None:
     """A runtime that computed equal copies once would be measured too fast."""
-    one = templates.whole(Architecture.shared("tiny", (S,), 6))
-    separate = templates.whole(Architecture.separate("tiny", (S, D), 6))
+    one = templates.whole(BranchedArchitecture.shared("tiny", (S,), 6))
+    separate = templates.whole(BranchedArchitecture.separate("tiny", (S, D), 6))
     counted = [Counter(node.op_type for node in model.graph.node)["Conv"] for model in (one, separate)]
     assert counted[1] == 2 * counted[0]
     assert len(weights_of(separate)) == 2 * len(weights_of(one))

@@ -1,16 +1,19 @@
-"""The paper's search under a budget: `bmtas.search`, then the most probable architecture within the budgets."""
+"""The paper's search under a budget: `bmtas.search`, then the most probable tree within the budgets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
-from bmtas.config import Decode
 from bmtas.expectation import expect_run
 from bmtas.files import read_lines, write_json
+from bmtas.methods.branched.derivation import decode
+from bmtas.methods.branched.relaxation import BranchedRelaxed
 from bmtas.methods.finder import Found, named
+from bmtas.methods.relaxed import Relaxed
+from bmtas.networks.backbone import get_backbone
 from bmtas.networks.weights import Weights, load_weights
 from bmtas.parallel import How
 from bmtas.planning import Plan
@@ -19,9 +22,8 @@ from bmtas.plots_over_time import draw_sharing
 from bmtas.progress import Progress
 from bmtas.runs import Run
 from bmtas.search import Search
-from costs.decode import argmax_architecture, best_architecture
+from costs.reach import budget_range
 from costs.table import CostTable
-from costs.units import Budget
 
 
 def build(plan: Plan, how: How) -> BranchedFinder:
@@ -35,17 +37,19 @@ class BranchedFinder:
     def __init__(self, plan: Plan, how: How) -> None:
         """Prepare everything that does not change."""
         self._plan, self._how = plan, how
-        self._search = Search(plan.config, plan.dataset, plan.table, plan.budgets, how)
+        self._search = branched_search(plan, how)
         self._weights: Weights | None = None
         self._probabilities = np.empty((0, 0, 0))
 
     def prepare(self, *, begun: bool) -> None:
         """Fetch the weights to begin from; what a checkpoint replaces anyway is not fetched again."""
-        self._weights = None if begun else load_weights(self._plan.config.weights, self._search.backbone)
+        self._weights = (
+            None if begun else load_weights(self._plan.config.weights, get_backbone(self._plan.config.backbone))
+        )
 
     def learn(self, run: Run, progress: Progress) -> None:
         """Search to the end, or go on with a search that was stopped."""
-        self._probabilities = self._search.run(run.search_folder, self._weights, progress)
+        self._probabilities = probabilities_after(self._search.run(run.search_folder, self._weights, progress))
         self._how.parallel.decided(lambda: self._keep(run, self._probabilities))
 
     def derive(self, table: CostTable) -> Found:
@@ -72,16 +76,15 @@ class BranchedFinder:
         )
 
 
-def decode(
-    how: Decode, probabilities: np.ndarray, table: CostTable, budgets: Sequence[Budget]
-) -> tuple[Any, dict[str, Any]]:
-    """Return the groupings (of task indices) that `probabilities` (L, T, C) give, and how they were found as plain JSON values."""
-    if how is Decode.ARGMAX:
-        return argmax_architecture(probabilities), {"decode": Decode.ARGMAX.value}
-    decoded = best_architecture(probabilities, table, budgets)
-    return decoded.groupings, {
-        "decode": Decode.BEST.value,
-        "log_probability": decoded.log_probability if np.isfinite(decoded.log_probability) else None,
-        "exact": decoded.exact,
-        "gap": decoded.gap if np.isfinite(decoded.gap) else None,
-    }
+def branched_search(plan: Plan, how: How) -> Search:
+    """Return the search of a plan, not yet begun. Raises what the data raise, and UsageError for batches not to be shared."""
+    ranges = {budget.resource: budget_range(plan.table, budget.resource) for budget in plan.budgets}
+    reaches = {resource: high - low for resource, (low, high) in ranges.items()}
+    make = partial(BranchedRelaxed, plan.config, plan.table, plan.budgets, how.parallel)
+    return Search(plan.config, plan.dataset, plan.budgets, reaches, how, make)
+
+
+def probabilities_after(relaxed: Relaxed) -> npt.NDArray[np.float64]:
+    """Return what a branched search has learned: the probability that task t takes candidate j in layer l, (L, T, C)."""
+    assert isinstance(relaxed, BranchedRelaxed)
+    return relaxed.probabilities()

@@ -1,0 +1,1 @@
+"""Networks that share by a fixed rule, nothing searched: Cross-Stitch, NDDR-CNN, MTAN, Sluice."""

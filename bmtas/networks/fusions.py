@@ -1,0 +1,69 @@
+"""Operations that join what several paths computed: `fusions.layers.07.3` joins 3 outputs of layer 7, `sums.3` adds 3 values by weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bmtas.errors import UsageError
+from bmtas.networks.operations import Kit
+
+NORM_MOMENTUM = 0.05
+"""Of a fusion's normalisation, as the authors of NDDR-CNN have it."""
+
+
+class Fusion(nn.Module):
+    """NDDR (Gao et al., CVPR 2019): ReLU(BN(Conv1x1([x_1, ..., x_k]))), the first input being the task's own features.
+
+    The convolution has no bias and begins as a multiple of the identity for each input: `own` for the first, `others` for the
+    rest (MTL-NAS, section 3.3).
+    """
+
+    def __init__(self, channels: int, inputs: int) -> None:
+        super().__init__()
+        self.channels, self.inputs = channels, inputs
+        self.conv = nn.Conv2d(inputs * channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels, momentum=NORM_MOMENTUM)
+        self.relu = nn.ReLU(inplace=True)
+        self.begin(1.0, 0.0)
+
+    def begin(self, own: float, others: float) -> None:
+        """Set the convolution to `own` times the identity for the first input and `others` times it for each of the rest."""
+        identity = torch.eye(self.channels)
+        blocks = [own * identity] + [others * identity] * (self.inputs - 1)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.cat(blocks, dim=1)[:, :, None, None])
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map k tensors (N, C, H, W) to one."""
+        return self.relu(self.norm(self.conv(torch.cat(inputs, dim=1))))
+
+
+class WeightedSum(nn.Module):
+    """sum_i w_i x_i with a learned scalar per input: scalars on the edges of the graph."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.full((inputs,), 1.0 / inputs))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map k tensors of one shape to one."""
+        total = inputs[0] * self.weights[0]
+        for i, x in enumerate(inputs[1:], start=1):
+            total = total + x * self.weights[i]
+        return total
+
+
+def build(operation: str, kit: Kit) -> nn.Module:
+    """Return the module of a fusion or a weighted sum. Raises UsageError for a name that says neither."""
+    family, _, rest = operation.partition(".")
+    place, _, count = rest.rpartition(".")
+    inputs = int(count) if count.isdecimal() else 0
+    if family == "sums" and not place and inputs:
+        return WeightedSum(inputs)
+    if family == "fusions" and place in kit.shapes and inputs:
+        return Fusion(kit.shapes[place][1], inputs)
+    raise UsageError(
+        f"architecture: no operation {operation!r}; a fusion is called fusions.LAYER.INPUTS with a layer of {kit.backbone.name}, a weighted "
+        "sum sums.INPUTS"
+    )
