@@ -18,8 +18,7 @@ from bmtas.errors import UsageError, nearest
 from bmtas.files import first_problem, read_json
 from bmtas.graph import Expression, MergedGraph, head_name, layer_name, merge
 
-SCHEMA_VERSION = 2
-"""Trees are still written as in version 1, which knows nothing else."""
+SCHEMA_VERSION = 1
 
 Grouping = tuple[tuple[str, ...], ...]
 """A partition of the tasks at one layer: blocks of task names; the tasks of a block share the layer's computation."""
@@ -167,7 +166,7 @@ class BranchedArchitecture(Architecture):
     def to_json(self) -> dict[str, Any]:
         """Return the architecture as plain JSON values, with its schema version."""
         return {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "method": self.method,
             "backbone": self.backbone,
             "tasks": list(self.tasks),

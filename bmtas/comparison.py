@@ -28,7 +28,11 @@ from bmtas.summary import delta_m
 from bmtas.tasks import Task
 from costs.units import Resource
 
-_ORDER = [Method.SINGLE, Method.SHARED, Method.VANILLA, Method.RANDOM, Method.PERMUTED, Method.FAFS, Method.BMN]
+_ORDER = [
+    *(Method.SINGLE, Method.SHARED, Method.VANILLA, Method.RANDOM, Method.PERMUTED, Method.FAFS, Method.BMN),
+    *(Method.MTAN, Method.CROSS_STITCH, Method.SLUICE, Method.NDDR_CNN),
+    *(Method.MTL_NAS, Method.AUTOMTL, Method.DYNAMIC),
+]
 
 
 @dataclass(frozen=True)

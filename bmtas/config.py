@@ -47,6 +47,11 @@ class Method(str, Enum):
         """Whether it learns architecture parameters."""
         return self in (Method.BRANCHED, Method.MTL_NAS, Method.AUTOMTL, Method.DYNAMIC)
 
+    @property
+    def kept_weights(self) -> bool:
+        """Whether its search leaves weights that the network found can inherit (`bmtas train --init search`)."""
+        return self in (Method.BRANCHED, Method.AUTOMTL)
+
 
 _SHARING = (Method.CROSS_STITCH, Method.NDDR_CNN, Method.MTAN, Method.SLUICE)
 

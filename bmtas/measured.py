@@ -140,14 +140,14 @@ _NOT_DECIDING = {
     "schema_version",
     "train.evaluate_images",
 }
-_OF_THE_ARCHITECTURE = {"decode", "reference", "table_digest", "search_size"}
+_OF_THE_ARCHITECTURE = {"decode", "reference", "table_digest", "search_size", "own"}
 
 
 def _deciding(config: RunConfig, label: str) -> dict[str, Any]:
     """Return the settings that decide a network, but for its method, budgets and seed."""
     fixed = label in (Method.SINGLE.value, Method.SHARED.value)
     unused = _NOT_DECIDING | _OF_THE_ARCHITECTURE if fixed else _NOT_DECIDING
-    searched = config.method is Method.BRANCHED and not fixed
+    searched = config.method.searches and not fixed
     return {k: v for k, v in config.flat().items() if k not in unused and (searched or not k.startswith("search."))}
 
 

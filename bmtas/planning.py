@@ -19,7 +19,10 @@ from bmtas.data.chosen import labelled
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import canonical, open_with_tasks
 from bmtas.errors import BudgetError, UsageError
+from bmtas.methods.space import with_operations
+from bmtas.methods.spaces import open_space, own_settings, preset_overrides, space_budgets
 from bmtas.networks.backbone import get_backbone
+from bmtas.networks.operations import Kit
 from bmtas.parallel import check_shares
 from bmtas.profile import build_table
 from bmtas.ranks import processes
@@ -43,6 +46,8 @@ _OF_A_SEARCH = {
     "cost_estimate": "--cost-estimate",
 }
 """Settings that only the search under a budget has, with their options."""
+_OF_TREES = {key: _OF_A_SEARCH[key] for key in ("estimator", "activation_checkpointing", "cost_estimate")}
+"""Those that of all searches the branched one alone has."""
 _OF_BOTH = {"batch_size": "--batch-size", "accumulate": "--accumulate", "precision": "--precision"}
 _SEARCH_OPTIONS = {**_OF_A_SEARCH, **_OF_BOTH, "resource_weight": "--resource-weight"}
 _TRAIN_OPTIONS = {**_OF_BOTH, "steps": "--train-steps", "learning_rate": "--train-learning-rate"}
@@ -53,7 +58,7 @@ class Request:
     """What the user asked of a search; None stands for the preset's or the data's own choice. Sizes are (height, width).
 
     `table` is a file with a cost table of the user's own, whose resources are added to the counted ones. `reference` is the
-    architecture that the method "permuted" permutes, and no other method takes.
+    architecture that the method "permuted" permutes, and no other method takes. `own` are settings of the method alone, as text.
     """
 
     data: str = "scenes"
@@ -71,6 +76,7 @@ class Request:
     search_size: tuple[int, int] | None = None
     no_resizing: bool = False
     train_size: tuple[int, int] | None = None
+    own: dict[str, str] | None = None
     search_overrides: dict[str, Any] | None = None
     train_overrides: dict[str, Any] | None = None
 
@@ -102,11 +108,20 @@ def plan_search(request: Request) -> Plan:
     table = build_table(backbone, tasks, size)
     if own is not None:
         table = join_tables(table, own, str(request.table))
-    search = _overridden(preset.search, request.search_overrides, _SEARCH_OPTIONS)
+    of_method = own_settings(request.method, request.preset, request.own or {})
+    of_search, of_train = preset_overrides(request.method, request.preset)
+    search = _overridden(preset.search, of_search | _given(request.search_overrides), _SEARCH_OPTIONS)
     if preset.whole_passes:
         images = labelled(dataset, "train", [task.name for task in tasks])
         search = _whole_passes(search, len(images), request.seed)
-    budgets, notes = _budgets(asked, table, request.method, search.resource_term)
+    if request.method.wired:
+        kit = Kit(backbone, {task.name: task for task in tasks})
+        space = open_space(request.method, kit, of_method)
+        table = with_operations(table, space, kit)
+        steered = request.method.searches and search.resource_term is ResourceTermKind.BUDGET
+        budgets, notes = space_budgets(asked, request.method, space, table, steered=steered)
+    else:
+        budgets, notes = _budgets(asked, table, request.method, search.resource_term)
     if request.decode is Decode.ARGMAX and budgets:
         raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
     if request.no_resizing:
@@ -115,7 +130,7 @@ def plan_search(request: Request) -> Plan:
         search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
     train_size = request.train_size or _smaller(size, preset.train_pixels)
     if not hasattr(dataset, "splits"):  # generated data, which not every size can be made of; files can be resized
-        for asked_size in {train_size, *([search_size] if request.method is Method.BRANCHED else [])}:
+        for asked_size in {train_size, *([search_size] if request.method.searches else [])}:
             dataset.load("train", 0, size=asked_size, tasks=())
     weights = request.weights or preset.weights
     if weights == "none":
@@ -126,7 +141,7 @@ def plan_search(request: Request) -> Plan:
             f"training and metrics at {_text(train_size)}, search at {_text(search_size)}; costs, export and latency are those "
             f"of the deployed size {_text(size)}"
         )
-    train = _overridden(preset.train, request.train_overrides, _TRAIN_OPTIONS)
+    train = _overridden(preset.train, of_train | _given(request.train_overrides), _TRAIN_OPTIONS)
     for settings in (search, train):
         check_shares(settings.batch_size, settings.accumulate, processes())
     config = RunConfig(
@@ -147,15 +162,19 @@ def plan_search(request: Request) -> Plan:
         decode=request.decode,
         method=request.method,
         reference=None if request.reference is None else request.reference.to_json(),
+        own=of_method,
     )
     return Plan(config, table, tuple(budgets), dataset, tuple(notes))
 
 
-def _overridden(settings: Any, overrides: dict[str, Any] | None, options: dict[str, str]) -> Any:
+def _given(overrides: dict[str, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (overrides or {}).items() if v is not None}
+
+
+def _overridden(settings: Any, overrides: dict[str, Any], options: dict[str, str]) -> Any:
     """Return `settings` with some fields replaced, checked again. Raises UsageError naming the `options` of the fields."""
-    chosen = {k: v for k, v in (overrides or {}).items() if v is not None}
     try:
-        return type(settings).model_validate({**settings.model_dump(), **chosen})
+        return type(settings).model_validate({**settings.model_dump(), **overrides})
     except ValidationError as error:
         found = [(".".join(map(str, e["loc"])), e) for e in error.errors()]
         raise UsageError(
@@ -256,13 +275,14 @@ def _check_method(request: Request, tasks: list[str]) -> None:
         )
     if method is Method.BRANCHED:
         return
-    given = [option for key, option in _OF_A_SEARCH.items() if (request.search_overrides or {}).get(key) is not None]
+    of_others = _OF_TREES if method.searches else _OF_A_SEARCH
+    given = [option for key, option in of_others.items() if (request.search_overrides or {}).get(key) is not None]
     given += ["--decode"] if request.decode is not Decode.BEST else []
-    given += ["--search-size or --no-resizing"] if request.no_resizing or request.search_size is not None else []
+    if not method.searches:
+        given += ["--search-size or --no-resizing"] if request.no_resizing or request.search_size is not None else []
     if given:
-        raise UsageError(
-            f"{', '.join(given)}: means nothing to --method {method.value}, which takes no search steps; leave it out"
-        )
+        why = "which searches no trees" if method.searches else "which takes no search steps"
+        raise UsageError(f"{', '.join(given)}: means nothing to --method {method.value}, {why}; leave it out")
 
 
 def _budgets(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
-from bmtas.checkpoint import has_checkpoint, load_checkpoint
+from bmtas.checkpoint import belongs, has_checkpoint, load_checkpoint
 from bmtas.config import RunConfig
 from bmtas.data.downloads.base import Download
 from bmtas.data.protocol import Dataset
@@ -17,11 +16,10 @@ from bmtas.data.source import open_dataset
 from bmtas.errors import BmtasError, UsageError
 from bmtas.extras import own_version
 from bmtas.files import atomic_path
-from bmtas.networks.inherited import inherit
 from bmtas.networks.network import GraphNetwork
 from bmtas.parallel import How
 from bmtas.progress import Progress
-from bmtas.runs import INHERITED, Run, all_runs
+from bmtas.runs import INHERITED, START, Run, all_runs
 from bmtas.train import Training
 
 
@@ -50,19 +48,33 @@ def train_network(run: Run, name: str, progress: Progress, how: How) -> str | No
     """
     said = how.parallel.decided(lambda: _trained_already(run, name))
     if said is None:
-        start = _inheritance(run) if name == INHERITED else None
+        start = _inheritance(run) if name == INHERITED else _beginning(run, name)
         data, folder = open_run_dataset(run), run.network(name)
         Training(run.config(), run.architecture(name), data, folder, how, start).run(progress)
     return said
 
 
+def _beginning(run: Run, name: str) -> Callable[[GraphNetwork], None] | None:
+    """Return what gives a network the weights that its method has training begin with, None where there are none."""
+    path = run.network(name) / START
+    if not path.exists():
+        return None
+    saved = load_checkpoint(path)
+
+    def start(network: GraphNetwork) -> None:
+        with belongs(path, f"the network {name!r}"):
+            network.load_state_dict(saved["network"])
+
+    return start
+
+
 def _inheritance(run: Run) -> Callable[[GraphNetwork], None]:
     """Return what gives a network the weights that the search of `run` ended with. Raises UsageError if there are none."""
-    path, probabilities = run.search_folder / "checkpoint.pt", run.read_result(run.search_folder / "probabilities.json")
+    method, path = run.config().method, run.search_folder / "checkpoint.pt"
     otherwise = "train without --init search, or search anew with --new"
-    if probabilities is None:
+    if not method.kept_weights or not run.architecture_path.exists():
         raise UsageError(
-            f"{run.path} has no search whose weights could be inherited (its method is {run.config().method.value}); train it "
+            f"{run.path} has no search whose weights could be inherited (its method is {method.value}); train it "
             "without --init search"
         )
     if not path.exists():
@@ -70,7 +82,7 @@ def _inheritance(run: Run) -> Callable[[GraphNetwork], None]:
 
     def start(network: GraphNetwork) -> None:
         try:
-            inherit(network, load_checkpoint(path)["network"], np.array(probabilities["probabilities"]))
+            importlib.import_module(f"bmtas.methods.{method.folder}.derivation").inherit(run, network)
         except (UsageError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # Not the advice of a checkpoint that a search goes on from: this search has ended.
             raise UsageError(
@@ -86,10 +98,13 @@ def _trained_already(run: Run, name: str) -> str | None:
         return f"{name} is trained already, in {run.network(name)}"
     if name == INHERITED or has_checkpoint(run.network(name) / "checkpoint.pt"):
         return None
+    if (run.network(name) / START).exists():
+        return None  # equal networks may begin otherwise
     for other in _alike(run):
         for trained in other.trained():
             if (
                 trained != INHERITED
+                and not (other.network(trained) / START).exists()
                 and _made_as_now(other, trained)
                 and other.architecture(trained) == run.architecture(name)
             ):

@@ -8,7 +8,7 @@ runs/003-scenes-9GMAdds/
         history.jsonl, one line per step; probabilities.json; the pictures tree.png, sharing.png, budget.png, expected.png;
         tensorboard/ if it was asked for
     networks/found/             one folder per trained network (found, shared, separate; inherited is found, with the search's weights):
-        architecture.json, weights.pt, checkpoint.pt, history.jsonl, metrics.json, predictions.png,
+        architecture.json, weights.pt, start.pt (where the method says how to begin), checkpoint.pt, history.jsonl, metrics.json, predictions.png,
         the exported files (model.onnx, model.int8.onnx, model.stages/, ...) and parity.json, which has their proofs
     bench.json                  latencies of all networks measured together
 """
@@ -38,6 +38,8 @@ RESULT_SCHEMA = 1
 """Version of the JSON files of a run other than its configuration."""
 
 FOUND, INHERITED, SHARED, SEPARATE = "found", "inherited", "shared", "separate"
+START = "start.pt"
+"""In the folder of a network: the weights that its method has training begin with."""
 NETWORKS = (FOUND, INHERITED, SHARED, SEPARATE)
 COMPARED = (FOUND, SHARED, SEPARATE)
 """Those that `--network all` stands for: the same training, different architectures."""

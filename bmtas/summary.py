@@ -32,8 +32,16 @@ def delta_m(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: 
 
 
 def network_costs(run: Run, name: str) -> dict[str, float]:
-    """Return the costs of a network of `run` by its table, by resource, in base units: exact, or for peaks a bound."""
-    return {r.value: cost for r, cost in architecture_costs(run.table(), run.architecture(name)).items()}
+    """Return the costs of a network of `run` by its table, by resource, in base units: exact, or for peaks a bound.
+
+    Of what is no tree, the peak is the one that was measured on the built network.
+    """
+    architecture = run.architecture(name)
+    costs = {r.value: cost for r, cost in architecture_costs(run.table(), architecture).items()}
+    if isinstance(architecture, BranchedArchitecture):
+        return costs
+    measured = (run.read_result(run.architecture_path) or {}).get("measured", {})
+    return {**{key: float(value) for key, value in measured.items()}, **costs}
 
 
 def summarise_run(run: Run) -> dict[str, Any]:

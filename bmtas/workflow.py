@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bmtas.architecture import BranchedArchitecture
-from bmtas.checkpoint import has_checkpoint
+from bmtas.checkpoint import has_checkpoint, save_checkpoint
 from bmtas.closing import KEPT, Settled, settle
 from bmtas.config import Method, RunConfig
 from bmtas.data.batches import Loader
@@ -17,8 +17,9 @@ from bmtas.data.check import check_labels
 from bmtas.device import pick_device
 from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
+from bmtas.extras import own_version
 from bmtas.files import write_json, write_text
-from bmtas.methods.finder import Finder, choose_finder
+from bmtas.methods.finder import Finder, Found, choose_finder
 from bmtas.networks.network import build_network
 from bmtas.parallel import How
 from bmtas.pictures import prediction_sheet
@@ -28,7 +29,7 @@ from bmtas.progress import Progress
 from bmtas.proof import prove_costs
 from bmtas.readings import Meter
 from bmtas.run_training import open_run_dataset
-from bmtas.runs import FOUND, Run, all_runs, create_run
+from bmtas.runs import FOUND, START, Run, all_runs, create_run
 from bmtas.tasks import Task
 from bmtas.train import load_network
 from costs.units import Budget
@@ -70,7 +71,7 @@ def _continued(plan: Plan, root: Path, progress: Progress, *, new: bool) -> tupl
         check_labels(plan.dataset, plan.config.task_list(), progress)
         return None, False
     begun = has_checkpoint(run.search_folder / "checkpoint.pt")
-    if not begun and plan.config.method is Method.BRANCHED:
+    if not begun and plan.config.method.searches:
         progress.note(f"{run.name} was stopped before its first checkpoint; it begins from the start")
     return run, begun
 
@@ -138,6 +139,7 @@ def write_found(run: Run, tasks: Sequence[Task], budgets: Sequence[Budget], sett
     network = build_network(found.architecture, tasks)
     stated, measured = prove_costs(network, found.architecture, settled.table, budgets)
     measured |= {resource: reading.median for resource, reading in settled.measured.items()}
+    _keep_weights(run, found)
     write_json(
         run.architecture_path,
         {
@@ -148,6 +150,17 @@ def write_found(run: Run, tasks: Sequence[Task], budgets: Sequence[Budget], sett
             **({"trials": settled.trials} if settled.trials else {}),
         },
     )
+
+
+def _keep_weights(run: Run, found: Found) -> None:
+    """Write the weights that come with an architecture: those of a network that is trained already, or to begin training with."""
+    folder = run.network(FOUND)
+    if found.trained is not None:
+        made = {**found.architecture.to_json(), "trained_by": f"the search of {own_version()}"}
+        write_json(folder / "architecture.json", made)
+        save_checkpoint(folder / "weights.pt", {"network": found.trained.state_dict()})
+    if found.start is not None:
+        save_checkpoint(folder / START, {"network": found.start.state_dict()})
 
 
 def evaluate_networks(

@@ -140,3 +140,19 @@ def _short(key: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value / 1e9:.2f}G" if abs(value) >= 1e8 else f"{value:.3g}"
+
+
+def parse_settings(given: list[str] | None) -> dict[str, str]:
+    """Read repeated NAME=VALUE. Raises UsageError for one without '=' or given twice."""
+    from bmtas.errors import UsageError
+
+    settings: dict[str, str] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not (name and equals):
+            raise UsageError(f"--set {text!r}: expected NAME=VALUE, for example --set entropy_weight=0")
+        if name in settings:
+            raise UsageError(f"--set {name}: given twice, as {settings[name]} and {value}; leave one out")
+        settings[name] = value.strip()
+    return settings

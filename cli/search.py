@@ -27,10 +27,18 @@ def search_command(
     method: Annotated[
         str,
         typer.Option(
-            help="branched (the paper's search), or a baseline within the same budget: single, shared, vanilla, random, "
-            "permuted, fafs, bmn."
+            help="branched (the paper's search); other searches: mtl-nas, automtl, dynamic (after Choi & Im; its reduction, squeeze "
+            "loss and normalisation are our own choice); fixed sharing: cross-stitch, nddr-cnn, mtan, sluice; or a baseline: "
+            "single, shared, vanilla, random, permuted, fafs, bmn."
         ),
     ] = "branched",
+    own: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--set",
+            help="NAME=VALUE: a setting of the method alone, such as entropy_weight=0 of mtl-nas (docs/methods.md lists them); repeatable.",
+        ),
+    ] = None,
     reference: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -140,7 +148,7 @@ def search_command(
     from bmtas.ranks import speaks
     from bmtas.runs import FOUND, open_run
     from bmtas.workflow import run_search
-    from cli.console import ShownProgress, emit_json, out, parse_size
+    from cli.console import ShownProgress, emit_json, out, parse_settings, parse_size
     from cli.show import render_run
     from export.latency.keeping import metered
 
@@ -172,6 +180,7 @@ def search_command(
         size=parse_size(size, "--size"),
         search_size=parse_size(search_size, "--search-size"),
         train_size=parse_size(train_size, "--train-size"),
+        own=parse_settings(own),
         search_overrides={
             "warmup_steps": warmup_steps,
             "weight_steps": search_steps,
@@ -227,7 +236,6 @@ def _describe(plan: Any, json: str | None) -> None:
     from bmtas.config import Method
     from bmtas.schedule import Schedule
     from cli.console import emit_json, out
-    from costs.reach import budget_range
     from costs.units import format_quantity
 
     if json is not None:
@@ -240,20 +248,26 @@ def _describe(plan: Any, json: str | None) -> None:
         f"tasks: {', '.join(t['name'] for t in config.tasks)}; backbone {config.backbone}, weights {config.weights}"
     )
     for budget in plan.budgets:
-        least, most = (format_quantity(v, budget.resource) for v in budget_range(plan.table, budget.resource))
+        reach = _reach(plan, budget.resource)
+        least, most = (format_quantity(v, budget.resource) for v in reach)
         shared, split, separate = (
             format_quantity(total(budget.resource), budget.resource)
             for total in (plan.table.shared_total, plan.table.split_total, plan.table.separate_total)
         )
         console.print(
-            f"budget: {budget.text}; trees cost {least} to {most} (all shared {shared}, only the stem shared {split}), separate "
+            f"budget: {budget.text}; {_kind(config)} cost {least} to {most} (all shared {shared}, only the stem shared {split}), separate "
             f"networks {separate}"
         )
     if not plan.budgets:
-        whatever = "whatever the search comes to is handed over" if config.method is Method.BRANCHED else "none is kept"
+        whatever = "whatever the search comes to is handed over" if config.method.searches else "none is kept"
         console.print(f"no budget: {whatever}")
+    if config.own:
+        console.print(
+            f"method: {config.method.value}; " + ", ".join(f"{k}={v}" for k, v in config.own.items()), markup=False
+        )
     if config.method is Method.BRANCHED:
         console.print(f"estimator: {search.estimator.value}; decode: {config.decode.value}")
+    if config.method.searches:
         console.print(
             f"search: {len(Schedule(search))} steps at {config.search_size[0]}x{config.search_size[1]}, batch {search.batch_size}: "
             f"{search.warmup_steps} of warm-up, {search.weight_steps} of weights, the others of the architecture"
@@ -261,9 +275,28 @@ def _describe(plan: Any, json: str | None) -> None:
     else:
         trained = {Method.FAFS: "the shared network is", Method.BMN: "the separate networks are"}.get(config.method)
         first = f", for which {trained} trained first" if trained else ""
-        console.print(f"method: {config.method.value}{first}")
+        if not config.own:
+            console.print(f"method: {config.method.value}{first}")
     console.print(
         f"then `bmtas train`: {config.train.steps} steps at {config.train_size[0]}x{config.train_size[1]}, batch "
         f"{config.train.batch_size}"
     )
     console.print("nothing was written, and weights were not fetched (--dry-run)")
+
+
+def _reach(plan: Any, resource: Any) -> tuple[float, float]:
+    """Return what the cheapest and the dearest network of the plan's method cost."""
+    from bmtas.methods.spaces import open_space
+    from bmtas.networks.backbone import get_backbone
+    from bmtas.networks.operations import Kit
+    from costs.reach import budget_range
+
+    config = plan.config
+    if not config.method.wired:
+        return budget_range(plan.table, resource)
+    kit = Kit(get_backbone(config.backbone), {task.name: task for task in config.task_list()})
+    return open_space(config.method, kit, config.own).reach(plan.table, resource)
+
+
+def _kind(config: Any) -> str:
+    return f"networks of {config.method.value}" if config.method.wired else "trees"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import DEFAULT_RUNS, Json, RunName, Runs
+from cli.wired import wired_view
 
 
 def show_command(
@@ -67,6 +68,7 @@ def _show_expected(run: Any, json: str | None) -> None:
 
 def render_run(run: Any, console: Any) -> None:
     """Print the tree of the found architecture and what the tasks share."""
+    from bmtas.architecture import BranchedArchitecture
     from bmtas.config import Method
     from bmtas.summary import network_costs
     from bmtas.tables import column_label
@@ -76,10 +78,11 @@ def render_run(run: Any, console: Any) -> None:
     console.print(f"[bold]{run.path}[/]", soft_wrap=True)
     architecture = run.architecture("found")
     costs = network_costs(run, "found")
-    console.print(_tree(architecture, table))
+    tree = architecture if isinstance(architecture, BranchedArchitecture) else None
+    console.print(_tree(tree, table) if tree else wired_view(architecture, table))
     console.print(f"budget {', '.join(config.budgets) or 'none'}")
     found = run.read_result(run.architecture_path)
-    for r in table.resources():
+    for r in [r for r in table.resources() if r.value in costs]:
         measured = found.get("measured", {}).get(r.value) if column_label(r) != r.label else None
         told = "" if measured is None else f", measured {format_quantity(measured, r)} here"
         console.print(
@@ -87,9 +90,13 @@ def render_run(run: Any, console: Any) -> None:
             f"separate networks {format_quantity(table.separate_total(r), r)}"
             + ("" if column_label(r) == r.label else f" (table{told})")
         )
-    if config.method is not Method.BRANCHED:
+    if config.method.wired:
+        drawn = [f"search/{path.name}" for path in sorted(run.search_folder.glob("*.png"))]
+        pictures = f"; pictures: {', '.join(drawn)}" if drawn else ""
+        console.print(f"method: {config.method.value}{pictures}", markup=False, soft_wrap=True)
+    elif config.method is not Method.BRANCHED:
         console.print(f"method: {config.method.value}, no search{_how(run)}", markup=False, soft_wrap=True)
-    elif all(count == 1 for count in architecture.group_counts):
+    elif tree and all(count == 1 for count in tree.group_counts):
         console.print(
             "this is the all-shared network: the most probable one of the search, though the budget allows more"
         )
@@ -99,7 +106,8 @@ def render_run(run: Any, console: Any) -> None:
         console.print(
             f"this is the best tree that a bounded search found; with so many tasks a more probable one may exist{bound}"
         )
-    console.print(_sharing(architecture))
+    if tree:
+        console.print(_sharing(tree))
 
 
 def _how(run: Any) -> str:
@@ -185,7 +193,7 @@ def render_results(run: Any, console: Any) -> None:
         delta, latency = entry["delta_m_percent"], entry["latency"]
         view.add_row(
             f"[bold]{name}[/]" if name == "found" else name,
-            *(format_quantity(entry["costs"][r.value], r) for r in resources),
+            *(format_quantity(entry["costs"][r.value], r) if r.value in entry["costs"] else "-" for r in resources),
             *cells,
             "-" if delta is None else f"{delta:+.2f}",
             "-" if latency is None else f"{latency['median_ms']:.0f}",

@@ -23,7 +23,14 @@ from bmtas.networks.weights import Weights
 from bmtas.tasks import Task
 
 _FAMILIES = {
+    "convs": "traced",
+    "glue": "traced",
+    "norms": "traced",
+    "skips": "traced",
     "fusions": "fusions",
+    "masks": "attention",
+    "refines": "attention",
+    "subspaces": "subspaces",
     "sums": "fusions",
     "links": "states",
     "read_ins": "states",

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from bmtas.checkpoint import load_checkpoint
 from bmtas.config import Decode
+from bmtas.expectation import read_probabilities
+from bmtas.networks import inherited
+from bmtas.networks.network import GraphNetwork
+from bmtas.runs import Run
 from costs.decode import argmax_architecture, best_architecture
 from costs.table import CostTable
 from costs.units import Budget
@@ -26,3 +31,8 @@ def decode(
         "exact": decoded.exact,
         "gap": decoded.gap if np.isfinite(decoded.gap) else None,
     }
+
+
+def inherit(run: Run, network: GraphNetwork) -> None:
+    """Give the network found the weights that the search of `run` ended with. Raises UsageError or what a foreign checkpoint leads to."""
+    inherited.inherit(network, load_checkpoint(run.search_folder / "checkpoint.pt")["network"], read_probabilities(run))
