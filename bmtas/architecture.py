@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from bmtas.errors import UsageError, nearest
 from bmtas.files import first_problem, read_json
@@ -220,7 +220,7 @@ class _Wires(BaseModel):
 
     backbone: str
     tasks: list[str]
-    nodes: list[tuple[str, str, list[_Index]]]
+    nodes: list[Annotated[tuple[str, str, list[_Index]], Strict(False)]]  # JSON has lists
     outputs: dict[str, _Index]
     method: str
 

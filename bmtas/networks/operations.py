@@ -95,17 +95,19 @@ def count_operations_of(
 ) -> dict[str, Count]:
     """Return the count of every operation of `graph` for one image of `size` (height, width), those `known` as they are.
 
-    Only shapes matter, so nothing is computed: modules and values are on the meta device.
+    Shapes are found on the meta device, where nothing is computed; what fvcore has not counted before runs once, for it traces.
     """
     counts = dict(known or {})
     values: dict[str, Tensor] = {IMAGE: torch.zeros(1, 3, *size, device="meta")}
     made: dict[str, nn.Module] = {}
     with torch.no_grad():
         for node in graph.layer_by_layer():
-            if node.operation not in made:
-                made[node.operation] = kit.build(node.operation).to("meta").eval()
-            inputs = [values[name] for name in node.inputs]
-            if node.operation not in counts:
-                counts[node.operation] = count_module(made[node.operation], inputs)
-            values[node.name] = made[node.operation](*inputs)
+            module = made.get(node.operation)
+            if module is None:
+                module = kit.build(node.operation).eval()
+                if node.operation not in counts:
+                    shapes = [values[name].shape for name in node.inputs]
+                    counts[node.operation] = count_module(module, [torch.zeros(shape) for shape in shapes])
+                made[node.operation] = module = module.to("meta")
+            values[node.name] = module(*(values[name] for name in node.inputs))
     return counts
