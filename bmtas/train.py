@@ -37,11 +37,13 @@ _CONSTANT_IMAGES = 32
 def parameter_groups(network: GraphNetwork, learning_rate: float, *, divide: bool) -> list[dict[str, Any]]:
     """Return one parameter group per module of the graph; a module that n tasks share learns at rate / n if `divide`.
 
-    Paper, appendix A: shared operations receive the gradients of all their tasks.
+    Paper, appendix A: shared operations receive the gradients of all their tasks. Where features are joined, other tasks need a task's
+    own network, too, which is no sharing of its weights: then those count whom the weights are named after.
     """
     sharing: dict[str, set[str]] = {}
     for node in network.graph.nodes:
-        sharing.setdefault(node.module, set()).update(node.tasks)
+        named = set(node.weights.split("+"))
+        sharing.setdefault(node.module, set()).update(named if named <= set(network.graph.tasks) else node.tasks)
     return [
         {
             "params": list(network.get_submodule(module).parameters()),

@@ -29,10 +29,13 @@ NOTE = (
     "from a run of its own with the runtime's profiler on, medians per inference; the sum is not the total: the profiler costs time, "
     "operations may overlap, and what the runtime adds itself (conversions of layout, copies) is unattributed"
 )
-# As `export.onnx_file` names nodes: the module, the tasks that need it, then its parts.
-_MODULE = re.compile(
-    r"(?<![\w+])(?P<module>(?P<part>stem|heads|layers\.\d+)\.(?P<tasks>[\w-]+(?:\+[\w-]+)*))(?=[./]|$)"
+# As `export.onnx_file` names nodes: the operation, whose weights they are, then its parts. Operations of networks that are no trees may name
+# a layer inside their names, so they are looked for first.
+_TREE = r"(?:stem|heads|layers\.\d+)"
+_WIRED = (
+    r"(?:convs|norms|skips|fusions|sums|masks|refines|subspaces|links|read_ins|read_outs)(?:\.(?:stem|layers|\d+))+"
 )
+_MODULE = re.compile(rf"(?<![\w+])(?P<module>(?:{_WIRED}|{_TREE})\.(?P<tasks>[\w-]+(?:\+[\w-]+)*))(?=[./]|$)")
 _KERNEL = "_kernel_time"
 
 Times = dict[str, list[float]]

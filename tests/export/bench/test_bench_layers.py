@@ -32,6 +32,10 @@ from tests.export.stages_tree import NAMES, TREE
         ("layers.07.a/Conv + layers.07.a/Relu", ("layers.07.a", ["a"])),
         ("layers.07.a/Conv || layers.07.b/Conv", None),  # joined across modules
         ("{ForeignNode[layers.01.a.conv/Conv...layers.05.a/Add]}", None),
+        ("sums.4.layers.03.semseg/Mul_1", ("sums.4.layers.03.semseg", ["semseg"])),
+        ("fusions.stem.2.a.norm/Conv", ("fusions.stem.2.a", ["a"])),
+        ("norms.012.a+b/BatchNormalization", ("norms.012.a+b", ["a", "b"])),
+        ("links.00.03.shared.0/Conv", ("links.00.03.shared", ["shared"])),
         ("ReorderOutput_token_12", None),
         ("mylayers.07.a/Conv", None),
     ],
