@@ -111,7 +111,7 @@ def plan_search(request: Request) -> Plan:
     of_method = own_settings(request.method, request.preset, request.own or {})
     of_search, of_train = preset_overrides(request.method, request.preset)
     search = _overridden(preset.search, of_search | _given(request.search_overrides), _SEARCH_OPTIONS)
-    if preset.whole_passes:
+    if preset.whole_passes and "weight_steps_per_cycle" not in of_search:
         images = labelled(dataset, "train", [task.name for task in tasks])
         search = _whole_passes(search, len(images), request.seed)
     if request.method.wired:

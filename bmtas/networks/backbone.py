@@ -79,11 +79,18 @@ def known_backbones() -> dict[str, Backbone]:
 
 
 def get_backbone(name: str) -> Backbone:
-    """Return the backbone called `name`. Raises UsageError with the nearest known name."""
+    """Return the backbone called `name`, else the one made of torchvision's model of that name.
+
+    Raises UsageError with the nearest known name, or with why the model cannot be cut into layers.
+    """
     backbones = known_backbones()
-    if name not in backbones:
-        raise UsageError(f"unknown backbone {name!r}; {nearest(name, backbones)}")
-    return backbones[name]
+    if name in backbones:
+        return backbones[name]
+    from bmtas.networks.torchvision_backbones import torchvision_backbone, torchvision_names
+
+    if name in torchvision_names():
+        return torchvision_backbone(name)
+    raise UsageError(f"unknown backbone {name!r}; {nearest(name, backbones)}")
 
 
 def channels_last(module: nn.Module) -> None:

@@ -1,0 +1,159 @@
+"""The other searches and the fixed sharing networks by the same commands: found within the budget, trained, exported, shown, compared, refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from bmtas.runs import Run
+from bmtas.train import load_network
+
+SEARCHES = {"mtl-nas": "6MMAdds", "automtl": "4.5MMAdds", "dynamic": "6MMAdds"}
+FIXED = ("cross-stitch", "nddr-cnn", "mtan", "sluice")
+SCALE = ("--train-steps", 2, "--batch-size", 4)
+SHORT = ("--warmup-steps", 2, "--search-steps", 2)
+# As tests/networks/test_tiny.py counts them: 576 for a stem, 10,032 for a head and 1,680 for a group, at 64 places.
+SEPARATE = 4 * 64 * (576 + 6 * 1680 + 10032)
+
+
+def search(root: Path, method: str, *arguments: object) -> list[object]:
+    short = SHORT if method in SEARCHES else ()
+    data = ("--data", "planted", "--backbone", "tiny")
+    return ["search", *data, "--method", method, *SCALE, *short, "--runs", root, *arguments]
+
+
+def read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+@pytest.fixture(scope="module")
+def runs(bmtas: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """One run of each method in one folder: searched and trained."""
+    root = tmp_path_factory.mktemp("methods")
+    made = {}
+    for number, method in enumerate((*SEARCHES, *FIXED), start=1):
+        budget = ("--budget", SEARCHES[method]) if method in SEARCHES else ()
+        result = bmtas(*search(root, method, *budget))
+        assert result.code == 0, result.err
+        (path,) = root.glob(f"{number:03d}-*")
+        result = bmtas("train", "--runs", root, "--run", path.name)
+        assert result.code == 0, result.err
+        made[method] = Run(path)
+    return made
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_the_network_found_is_within_the_budget_as_counted_on_it(runs: dict[str, Run], method: str) -> None:
+    found = read(runs[method].architecture_path)
+    budget = float(SEARCHES[method].removesuffix("MMAdds")) * 1e6
+    assert found["method"] == method
+    assert found["measured"]["madds"] == found["costs"]["madds"] <= budget
+    network = load_network(
+        runs[method].config(), runs[method].architecture("found"), runs[method].network("found") / "weights.pt"
+    )
+    assert sum(p.numel() for p in network.parameters()) == found["costs"]["params"]
+
+
+@pytest.mark.parametrize("method", [*SEARCHES, *FIXED])
+def test_every_network_exports_and_the_file_computes_the_same(
+    runs: dict[str, Run], method: str, bmtas: Callable[..., Any]
+) -> None:
+    run = runs[method]
+    result = bmtas("export", "--runs", run.path.parent, "--run", run.name)
+    assert result.code == 0, result.err
+    network = load_network(run.config(), run.architecture("found"), run.network("found") / "weights.pt")
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
+    session = onnxruntime.InferenceSession(run.network("found") / "model.onnx", providers=["CPUExecutionProvider"])
+    assert read(run.network("found") / "parity.json")
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(image))
+    fed = {entry.name: entry for entry in session.get_inputs()}["image"]
+    names = [entry.name for entry in session.get_outputs()]
+    assert names == ["a1", "a2", "b1", "b2"]
+    assert fed.shape == [1, 3, 32, 32]
+    for name, value in zip(names, session.run(None, {"image": image}), strict=True):
+        np.testing.assert_allclose(value, expected[name].numpy(), atol=2e-4)
+
+
+def test_they_stand_in_one_table(runs: dict[str, Run], bmtas: Callable[..., Any], tmp_path: Path) -> None:
+    root = next(iter(runs.values())).path.parent
+    result = bmtas("compare", "--runs", root, "--json", "-")
+    assert result.code == 0, result.err
+    networks = {network["method"]: network for network in json.loads(result.out)["networks"]}
+    assert set(networks) >= {*SEARCHES, *FIXED}
+    assert networks["cross-stitch"]["costs"]["madds"] == SEPARATE  # scalars are no multiply-adds
+    assert networks["nddr-cnn"]["costs"]["madds"] > SEPARATE
+
+
+@pytest.mark.parametrize("method", [*SEARCHES, *FIXED])
+def test_they_are_shown_without_pytorch_being_asked(
+    runs: dict[str, Run], method: str, bmtas: Callable[..., Any]
+) -> None:
+    run = runs[method]
+    result = bmtas("show", "--runs", run.path.parent, "--run", run.name)
+    assert result.code == 0, result.err
+    assert "what is computed for whom" in result.out
+    assert f"method: {method}" in result.out
+
+
+def test_what_a_search_needs_no_training_for_is_trained_already(
+    runs: dict[str, Run], bmtas: Callable[..., Any]
+) -> None:
+    run = runs["mtl-nas"]
+    result = bmtas("train", "--runs", run.path.parent, "--run", run.name)
+    assert result.code == 0, result.err
+    assert "found is trained already" in result.err
+
+
+def test_the_weights_of_a_policy_search_can_be_inherited(runs: dict[str, Run], bmtas: Callable[..., Any]) -> None:
+    run = runs["automtl"]
+    result = bmtas("train", "--runs", run.path.parent, "--run", run.name, "--init", "search")
+    assert result.code == 0, result.err
+    assert "inherited" in run.trained()
+    refused = bmtas("train", "--runs", run.path.parent, "--run", runs["dynamic"].name, "--init", "search")
+    assert refused.code == 2
+    assert "its method is dynamic" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "code", "message"),
+    [
+        ("mtl-nas", ("--budget", "5MMAdds"), 6, "--method mtl-nas reaches from"),
+        ("automtl", ("--budget", "1MMAdds"), 6, "--method automtl reaches from"),
+        ("dynamic", ("--budget", "1MMAdds"), 6, "--method dynamic reaches from"),
+        ("nddr-cnn", ("--budget", "5MMAdds"), 6, "--method nddr-cnn is"),
+        ("mtl-nas", ("--budget", "3MiB"), 2, "no trees"),
+        ("dynamic", ("--budget", "3ms"), 2, "no trees"),
+        ("mtl-nas", ("--set", "entropy=3"), 2, "unknown setting of --method mtl-nas"),
+        ("mtl-nas", ("--set", "entropy_weight=-3"), 2, "greater than or equal to 0"),
+        ("dynamic", ("--set", "flow"), 2, "expected NAME=VALUE"),
+        ("random", ("--set", "flow=3"), 2, "no settings of its own"),
+        ("automtl", ("--estimator", "sampled"), 2, "searches no trees"),
+        ("cross-stitch", ("--search-steps", "3"), 2, "takes no search steps"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_folder_is_made(
+    method: str, arguments: tuple[str, ...], code: int, message: str, bmtas: Callable[..., Any], tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    command = ["search", "--data", "planted", "--backbone", "tiny", "--method", method, "--runs", root, *arguments]
+    result = bmtas(*command)
+    assert (result.code, list(tmp_path.iterdir())) == (code, [])
+    assert message in " ".join(result.err.split())
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_a_dry_run_says_the_reach_and_the_settings(method: str, bmtas: Callable[..., Any], tmp_path: Path) -> None:
+    result = bmtas(*search(tmp_path / "runs", method, "--budget", SEARCHES[method], "--dry-run"))
+    assert result.code == 0, result.err
+    assert f"networks of {method} cost" in " ".join(result.out.split())
+    assert f"method: {method}; " in result.out
+    assert not (tmp_path / "runs").exists()
