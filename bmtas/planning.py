@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING
 from pathlib import Path
@@ -13,7 +13,17 @@ import numpy as np
 from pydantic import ValidationError
 
 from bmtas.architecture import Architecture
-from bmtas.config import PRESETS, Decode, Method, Preset, ResourceTermKind, RunConfig, SearchSettings, reduced_size
+from bmtas.config import (
+    PRESETS,
+    Decode,
+    Method,
+    Preset,
+    ResourceTermKind,
+    RunConfig,
+    SearchSettings,
+    TrainSettings,
+    reduced_size,
+)
 from bmtas.data.batches import split_indices
 from bmtas.data.chosen import labelled
 from bmtas.data.protocol import Dataset
@@ -27,6 +37,7 @@ from bmtas.parallel import check_shares
 from bmtas.profile import build_table
 from bmtas.ranks import processes
 from bmtas.tables import digest, read_table
+from bmtas.tasks import Task
 from costs.decode import best_architecture
 from costs.errors import BudgetBelowReach
 from costs.join import join_tables
@@ -95,44 +106,29 @@ class Plan:
 def plan_search(request: Request) -> Plan:
     """Resolve a request. Raises UsageError where it breaks a rule, BudgetError where no network can be within it."""
     backbone = get_backbone(request.backbone)
-    asked = [parse_budget(text) for text in request.budgets]
     dataset, tasks = open_with_tasks(request.data, request.tasks)
     if len(tasks) > MOST_DECODED_TASKS:
         raise UsageError(
             f"{len(tasks)} tasks; architectures can be searched for up to {MOST_DECODED_TASKS}, so name fewer with --tasks"
         )
     _check_method(request, [task.name for task in tasks])
-    preset = PRESETS[request.preset]
     size = request.size or dataset.size
-    own = None if request.table is None else read_table(request.table)
+    own_table = None if request.table is None else read_table(request.table)
     table = build_table(backbone, tasks, size)
-    if own is not None:
-        table = join_tables(table, own, str(request.table))
-    of_method = own_settings(request.method, request.preset, request.own or {})
-    of_search, of_train = preset_overrides(request.method, request.preset)
-    search = _overridden(preset.search, of_search | _given(request.search_overrides), _SEARCH_OPTIONS)
-    if preset.whole_passes and "weight_steps_per_cycle" not in of_search:
-        images = labelled(dataset, "train", [task.name for task in tasks])
-        search = _whole_passes(search, len(images), request.seed)
-    if request.method.wired:
-        kit = Kit(backbone, {task.name: task for task in tasks})
-        space = open_space(request.method, kit, of_method)
-        table = with_operations(table, space, kit)
-        steered = request.method.searches and search.resource_term is ResourceTermKind.BUDGET
-        budgets, notes = space_budgets(asked, request.method, space, table, steered=steered)
-    else:
-        budgets, notes = _budgets(asked, table, request.method, search.resource_term)
+    if own_table is not None:
+        table = join_tables(table, own_table, str(request.table))
+    own = own_settings(request.method, request.preset, request.own or {})
+    search, train = _settings(request, dataset, tasks)
+    table, budgets, notes = _within_reach(
+        request, table, Kit(backbone, {task.name: task for task in tasks}), own, search
+    )
     if request.decode is Decode.ARGMAX and budgets:
         raise UsageError("--decode argmax keeps no budget; it goes with --resource-weight or --no-resource-term alone")
-    if request.no_resizing:
-        search_size = size
-    else:
-        search_size = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
-    train_size = request.train_size or _smaller(size, preset.train_pixels)
+    search_size, train_size = _sizes(request, size)
     if not hasattr(dataset, "splits"):  # generated data, which not every size can be made of; files can be resized
         for asked_size in {train_size, *([search_size] if request.method.searches else [])}:
             dataset.load("train", 0, size=asked_size, tasks=())
-    weights = request.weights or preset.weights
+    weights = request.weights or PRESETS[request.preset].weights
     if weights == "none":
         whose = "" if request.weights else f", as the preset {request.preset.value} has it"
         notes.append(f"weights: random{whose}; pretrained ones usually give better networks (--weights imagenet)")
@@ -141,9 +137,6 @@ def plan_search(request: Request) -> Plan:
             f"training and metrics at {_text(train_size)}, search at {_text(search_size)}; costs, export and latency are those "
             f"of the deployed size {_text(size)}"
         )
-    train = _overridden(preset.train, of_train | _given(request.train_overrides), _TRAIN_OPTIONS)
-    for settings in (search, train):
-        check_shares(settings.batch_size, settings.accumulate, processes())
     config = RunConfig(
         data=canonical(request.data),
         data_fingerprint=dataset.fingerprint(),
@@ -158,13 +151,47 @@ def plan_search(request: Request) -> Plan:
         train_size=train_size,
         search=search,
         train=train,
-        table_digest=None if own is None else digest(own),
+        table_digest=None if own_table is None else digest(own_table),
         decode=request.decode,
         method=request.method,
         reference=None if request.reference is None else request.reference.to_json(),
-        own=of_method,
+        own=own,
     )
     return Plan(config, table, tuple(budgets), dataset, tuple(notes))
+
+
+def _settings(request: Request, dataset: Dataset, tasks: Sequence[Task]) -> tuple[SearchSettings, TrainSettings]:
+    """Return the preset's settings as the method changes them, with the request's own in their place."""
+    preset = PRESETS[request.preset]
+    of_search, of_train = preset_overrides(request.method, request.preset)
+    search = _overridden(preset.search, of_search | _given(request.search_overrides), _SEARCH_OPTIONS)
+    if preset.whole_passes and "weight_steps_per_cycle" not in of_search:
+        images = labelled(dataset, "train", [task.name for task in tasks])
+        search = _whole_passes(search, len(images), request.seed)
+    train = _overridden(preset.train, of_train | _given(request.train_overrides), _TRAIN_OPTIONS)
+    for settings in (search, train):
+        check_shares(settings.batch_size, settings.accumulate, processes())
+    return search, train
+
+
+def _within_reach(
+    request: Request, table: CostTable, kit: Kit, own: Mapping[str, Any], search: SearchSettings
+) -> tuple[CostTable, list[Budget], list[str]]:
+    """Return the table with the operations of the method, the budgets, and notes. Raises BudgetError below what the method reaches."""
+    asked, method = [parse_budget(text) for text in request.budgets], request.method
+    if not method.wired:
+        return table, *_budgets(asked, table, method, search.resource_term)
+    space = open_space(method, kit, own)
+    table = with_operations(table, space, kit)
+    steered = method.searches and search.resource_term is ResourceTermKind.BUDGET
+    return table, *space_budgets(asked, method, space, table, steered=steered)
+
+
+def _sizes(request: Request, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the sizes of the images in search and training, for the deployed `size`; all are (height, width)."""
+    preset = PRESETS[request.preset]
+    searched = request.search_size or _smaller(size, preset.search_pixels, preset.search_scale)
+    return size if request.no_resizing else searched, request.train_size or _smaller(size, preset.train_pixels)
 
 
 def _given(overrides: dict[str, Any] | None) -> dict[str, Any]:

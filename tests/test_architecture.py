@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bmtas.architecture import Architecture, BranchedArchitecture
+from bmtas.architecture import Architecture, BranchedArchitecture, WiredArchitecture, tree_of
 from bmtas.errors import UsageError
 
 
@@ -125,3 +125,66 @@ def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path) -> None:
     path.write_text(json.dumps(good() | {"schema_version": 2}), encoding="utf-8")
     with pytest.raises(UsageError, match="upgrade bmtas"):
         Architecture.read(path)
+
+
+def wired() -> dict[str, Any]:
+    """Two tasks read one stem; the second adds two layers of it."""
+    return {
+        "schema_version": 1,
+        "method": "dynamic",
+        "backbone": "tiny",
+        "tasks": ["a", "b"],
+        "nodes": [
+            ["stem", "shared", []],
+            ["layers.00", "shared", [0]],
+            ["heads.a", "a", [1, 0]],
+            ["layers.01", "b", [0]],
+            ["sums.2", "x.b", [1, 3]],
+            ["heads.b", "b", [4, 0]],
+        ],
+        "outputs": {"a": 2, "b": 5},
+    }
+
+
+def test_a_wired_architecture_is_its_graph() -> None:
+    architecture = Architecture.from_json(wired())
+    assert isinstance(architecture, WiredArchitecture)
+    graph = architecture.graph(0)
+    assert {node.name: (node.inputs, node.tasks) for node in graph.nodes} == {
+        "stem.shared": (("image",), ("a", "b")),
+        "layers.00.shared": (("stem.shared",), ("a", "b")),
+        "heads.a": (("layers.00.shared", "stem.shared"), ("a",)),
+        "layers.01.b": (("stem.shared",), ("b",)),
+        "sums.2.x.b": (("layers.00.shared", "layers.01.b"), ("b",)),
+        "heads.b": (("sums.2.x.b", "stem.shared"), ("b",)),
+    }
+    assert architecture.to_json() == wired()
+    assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+
+
+def test_a_subset_of_a_wired_architecture_is_what_it_needs() -> None:
+    alone = Architecture.from_json(wired()).subset(["a"])
+    assert [node[0] for node in alone.to_json()["nodes"]] == ["stem", "layers.00", "heads.a"]
+    with pytest.raises(UsageError, match="unknown task 'c'"):
+        alone.subset(["c"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nodes": [["stem", "shared", [0]], ["heads.a", "a", [0]]]}, "only those before it"),
+        ({"outputs": {"a": 2}}, "one of its 6 nodes for each of its tasks"),
+        ({"outputs": {"a": 2, "b": 6}}, "one of its 6 nodes for each of its tasks"),
+        ({"nodes": [["stem", "shared"]]}, "not an architecture"),
+        ({"nodes": [["stem", 1, []]]}, "not an architecture"),
+        ({"tasks": ["a", "a"]}, "must"),
+    ],
+)
+def test_a_broken_wired_architecture_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Architecture.from_json({**wired(), **change})
+
+
+def test_what_needs_a_tree_refuses_what_is_none() -> None:
+    with pytest.raises(UsageError, match="--method dynamic is no tree"):
+        tree_of(Architecture.from_json(wired()))

@@ -10,21 +10,14 @@ depthwise separable and all ReLU are ReLU6 (appendix B there).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from bmtas.errors import UsageError
 from bmtas.graph import layer_name
-from bmtas.networks.backbone import Backbone, conv_norm, initialise
+from bmtas.networks.backbone import conv_norm, initialise
 from bmtas.networks.operations import Kit
-
-
-def stages_of(backbone: Backbone) -> tuple[tuple[str, ...], ...]:
-    """Return the names of stem and layers, stage by stage; the ASPP module is in none."""
-    names, ends = ("stem", *backbone.layer_names()), tuple(accumulate(backbone.stages))
-    return tuple(names[start:end] for start, end in zip((0, *ends), ends, strict=False))
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ def places_of(kit: Kit) -> tuple[Place, ...]:
     coarsest = shapes[layer_name(kit.backbone.tap)][2]
     names, chosen = (
         tuple(shapes),
-        [s for s in stages_of(kit.backbone) if s != ("stem",) and shapes[s[-1]][2] <= coarsest],
+        [s for s in kit.backbone.stage_names() if s != ("stem",) and shapes[s[-1]][2] <= coarsest],
     )
     places = []
     for i, stage in enumerate(chosen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,6 +63,12 @@ class Backbone:
         modules: dict[str, nn.Module] = {"stem": parts.stem}
         modules.update({layer_name(i): layer for i, layer in enumerate(parts.layers)})
         return modules
+
+    def stage_names(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the stem and the layers in each stage."""
+        names = ["stem", *self.layer_names()]
+        ends = list(itertools.accumulate(self.stages, initial=0))
+        return tuple(tuple(names[a:b]) for a, b in itertools.pairwise(ends))
 
     def layer_names(self) -> tuple[str, ...]:
         """Return the names of the searchable layers."""

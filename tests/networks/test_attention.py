@@ -10,7 +10,7 @@ from torch import nn
 
 from bmtas.errors import UsageError
 from bmtas.networks import attention, subspaces
-from bmtas.networks.attention import Mask, places_of, stages_of
+from bmtas.networks.attention import Mask, places_of
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.operations import Kit
 from bmtas.networks.subspaces import SubspaceMixture
@@ -26,9 +26,9 @@ def kit_of(backbone: str) -> Kit:
 def test_stages_hold_every_layer_once_but_the_aspp_module(backbone: str) -> None:
     found = get_backbone(backbone)
     names = ["stem", *found.layer_names()]
-    held = [name for stage in stages_of(found) for name in stage]
+    held = [name for stage in found.stage_names() for name in stage]
     assert held == (names if backbone == "tiny" else names[:-1])
-    assert [len(stage) for stage in stages_of(found)] == list(found.stages)
+    assert [len(stage) for stage in found.stage_names()] == list(found.stages)
 
 
 # (u_b, u_t, channels of u_b, of u_t, refined to, reduced since the place before), from the architectures' tables.

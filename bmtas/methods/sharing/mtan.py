@@ -10,7 +10,7 @@ from __future__ import annotations
 from bmtas.architecture import WiredArchitecture
 from bmtas.config import Method
 from bmtas.graph import Expression, head_name, layer_name
-from bmtas.networks.attention import places_of, stages_of
+from bmtas.networks.attention import places_of
 from bmtas.networks.operations import Kit
 
 
@@ -20,7 +20,7 @@ def architecture(kit: Kit) -> WiredArchitecture:
     everyone = "+".join(tasks)
     encoder: dict[str, Expression] = {}
     inputs: tuple[Expression, ...] = ()
-    for operation in (name for stage in stages_of(backbone) for name in stage):
+    for operation in (name for stage in backbone.stage_names() for name in stage):
         encoder[operation] = Expression(operation, everyone, inputs)
         inputs = (encoder[operation],)
     after = [name for name in backbone.layer_names() if name not in encoder]

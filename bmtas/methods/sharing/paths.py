@@ -9,7 +9,6 @@ from torch import nn
 from bmtas.architecture import WiredArchitecture
 from bmtas.config import Method
 from bmtas.graph import Expression, head_name, layer_name
-from bmtas.networks.attention import stages_of
 from bmtas.networks.network import GraphNetwork
 from bmtas.networks.operations import Kit
 
@@ -25,7 +24,7 @@ def joined_paths(kit: Kit, method: Method, unit: Callable[[str, str], tuple[str,
     after, and the decoder's tap, read what the unit gives. One task alone has no units.
     """
     backbone, tasks = kit.backbone, tuple(kit.tasks)
-    ends = {stage[-1] for stage in stages_of(backbone)} if len(tasks) > 1 else set()
+    ends = {stage[-1] for stage in backbone.stage_names()} if len(tasks) > 1 else set()
     values: dict[str, Expression] = {}
     taps: dict[str, Expression] = {}
     for operation in ("stem", *backbone.layer_names()):
