@@ -1,7 +1,8 @@
 """MTL-NAS under a budget: networks of single tasks, then the edges between them, learned together with their weights.
 
 Gao et al., "MTL-NAS: task-agnostic neural architecture search towards general-purpose multi-task learning", CVPR 2020. The network that
-is found is trained by then: it is the relaxed network without the edges that are not kept.
+is found is trained by then: it is the relaxed network without the edges that are not kept. The paper has no budget; here a price on
+the edges (`bmtas.methods.mtl_nas.price`) keeps the expected cost within it, and the derivation the cost.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bmtas.config import ResourceTermKind
 from bmtas.methods.finder import Found
 from bmtas.methods.mtl_nas.derivation import Kept, discretise, keep_within, trained_network
 from bmtas.methods.mtl_nas.losses import entropies
@@ -63,10 +65,9 @@ class FusionFinder(RelaxedFinder):
         network = Supernet(self.space, self.tasks, weights, self._own.own_weight)
         if self._separate is not None:
             start_from(network, self._separate)
-        plan = self.plan
-        return RelaxedFusions(
-            network, self._own, self.tasks, plan.config.search, self.how.parallel, plan.table, plan.budgets
-        )
+        settings, table = self.plan.config.search, self.plan.table
+        steered = self.plan.budgets if settings.resource_term is ResourceTermKind.BUDGET else ()
+        return RelaxedFusions(network, self._own, self.tasks, settings, self.how.parallel, table, steered)
 
     def derive(self, table: CostTable) -> Found:
         """Keep the edges within the budgets; the network has the weights of the search. Raises BudgetError as `keep_within`."""

@@ -2,7 +2,7 @@
 
 The paper knows no budget. A resource term alone presses all edges down alike, and once they are below one half the entropy takes them to
 0: on `planted` a budget for a quarter of the edges ended with none. With a price edges compete instead: one that becomes more probable
-makes it dearer for the others.
+makes it dearer for the others. The resource term then has nothing left to do.
 """
 
 from __future__ import annotations
@@ -26,11 +26,9 @@ class Price:
     budgets leave for edges, their mean is 1.
     """
 
-    def __init__(
-        self, budgets: Sequence[Budget], floors: Mapping[Resource, float], edges: Mapping[Resource, Tensor]
-    ) -> None:
+    def __init__(self, budgets: Sequence[Budget], costs: Mapping[Resource, tuple[float, Tensor]]) -> None:
         """Take for each budget's resource the cost without any edge, and what each edge adds, (E,) float64."""
-        self._limits = [(edges[b.resource], b.value - floors[b.resource]) for b in budgets]
+        self._limits = [(costs[b.resource][1], b.value - costs[b.resource][0]) for b in budgets]
         relative = [cost / max(left, float(cost.min())) for cost, left in self._limits]
         self._direction = torch.stack(relative).sum(dim=0) if relative else torch.zeros(())
         if relative:

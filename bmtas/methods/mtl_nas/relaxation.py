@@ -80,16 +80,15 @@ def _gated(fusion: Fusion, inputs: Sequence[Tensor], gates: Tensor) -> Tensor:
 
 
 def gates_of(logits: Tensor, kind: Gates, temperature: float, generator: torch.Generator) -> Tensor:
-    """Return the gates (E,) in [0, 1] from the logits of the probabilities, differentiable.
+    """Return the gates (E,) in [0, 1], float32, from the logits of the probabilities, differentiable.
 
     Deterministic: the probabilities (Gao et al., Eq. 4). Stochastic: sigmoid((logit + L) / temperature), L drawn from the logistic
     distribution (binary Concrete, Eq. 6 as in the authors' code, where the paper prints log p for the logit).
     """
     if kind is Gates.DETERMINISTIC:
-        return torch.sigmoid(logits)
+        return torch.sigmoid(logits).float()
     even = torch.rand(logits.shape, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-    noise = torch.logit(even).to(logits.dtype)
-    return torch.sigmoid((logits + noise) / temperature)
+    return torch.sigmoid((logits + torch.logit(even)) / temperature).float()
 
 
 class RelaxedFusions(RelaxedNetwork):
@@ -116,8 +115,7 @@ class RelaxedFusions(RelaxedNetwork):
             r: (space.floor(table, r), torch.tensor(space.edge_costs(table, r), dtype=torch.float64))
             for r in (Resource.MADDS, Resource.PARAMS)
         }
-        floors, edges = ({r: costs[i] for r, costs in self._costs.items()} for i in (0, 1))
-        self._price = Price(budgets, floors, edges)
+        self._price = Price(budgets, self._costs)
 
     @property
     def logits(self) -> Tensor:
@@ -131,7 +129,7 @@ class RelaxedFusions(RelaxedNetwork):
     def draw(self, moment: Moment) -> list[Tensor]:
         """Return the gates of all edges, (E,)."""
         kind = self.own.arch_relaxation if moment.step.phase == ARCH else self.own.weight_relaxation
-        return [gates_of(self.logits.float(), kind, self.temperature(moment), moment.generator)]
+        return [gates_of(self.logits, kind, self.temperature(moment), moment.generator)]
 
     def predict(
         self, images: Tensor, drawn: Sequence[Tensor], tasks: Sequence[str], moment: Moment
@@ -158,9 +156,7 @@ class RelaxedFusions(RelaxedNetwork):
         return weight_optimiser(self.settings.optimiser, groups, rate)
 
     def regularisation(self, moment: Moment) -> Tensor:
-        """Return the entropy of the gates by its weight (Eq. 12 and 13), once it is wanted."""
-        if moment.progress < self.own.entropy_from:
-            return torch.zeros(())
+        """Return the entropy of the gates by its weight (Eq. 12 and 13)."""
         return self.own.entropy_weight * self.entropy()
 
     def entropy(self) -> Tensor:
@@ -168,7 +164,7 @@ class RelaxedFusions(RelaxedNetwork):
         return mean_entropy(self._by_task(self.logits))
 
     def _by_task(self, values: Tensor) -> list[Tensor]:
-        return list(values.split([len(self.architecture[task]) for task in self.network.space.tasks]))
+        return list(torch.split(values, [len(self.architecture[task]) for task in self.network.space.tasks]))
 
     def expected(self) -> dict[Resource, Tensor]:
         """Return the exact expected cost in multiply-adds and parameters."""

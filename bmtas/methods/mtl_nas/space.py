@@ -8,7 +8,6 @@ tasks; with more, all other tasks are sources, which is our own choice.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,12 +62,7 @@ class FusionSpace:
     @cached_property
     def nodes(self) -> tuple[str, ...]:
         """The nodes of a backbone, in order."""
-        return tuple(name for stage in self._stages for name in stage)
-
-    @cached_property
-    def _stages(self) -> tuple[tuple[str, ...], ...]:
-        names, cuts = ["stem", *self.backbone.layer_names()], np.cumsum([0, *self.backbone.stages])
-        return tuple(tuple(names[a:b]) for a, b in itertools.pairwise(cuts))
+        return tuple(name for stage in self.backbone.stage_names() for name in stage)
 
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
@@ -76,7 +70,7 @@ class FusionSpace:
         return tuple(
             Edge(task, stage[j], other, stage[i])
             for task in self.tasks
-            for stage in self._stages
+            for stage in self.backbone.stage_names()
             for j in range(len(stage))
             for i in range(max(0, j - MOST_BACK), j + 1)
             for other in self.tasks

@@ -59,7 +59,7 @@ def relaxed_of(table: CostTable, space: FusionSpace = SPACE, **own: object) -> R
     torch.manual_seed(0)
     chosen = Own.model_validate({"fusion_rate": 7.0, **own})
     network = Supernet(space, TASKS, None, chosen.own_weight)
-    return RelaxedFusions(network, chosen, TASKS, settings(), Parallel(torch.device("cpu")), table)
+    return RelaxedFusions(network, chosen, TASKS, settings(), Parallel(torch.device("cpu")), table, ())
 
 
 def moment(phase: str, progress: float = 0.5, seed: int = 0) -> Moment:
@@ -124,7 +124,7 @@ def test_expected_cost_is_that_of_all_networks_together() -> None:
     with torch.no_grad():
         for value in relaxed.architecture.values():
             value.copy_(torch.from_numpy(rng.normal(size=len(value))))
-    p = 1 / (1 + np.exp(-relaxed.logits.detach().double().numpy()))
+    p = 1 / (1 + np.exp(-relaxed.logits.detach().numpy()))
     expected = {Resource.MADDS: 0.0, Resource.PARAMS: 0.0}
     for kept in itertools.product([False, True], repeat=8):
         probability = float(np.prod(np.where(kept, p, 1 - p)))
