@@ -7,7 +7,7 @@ the tasks and exported; for the branched method it is the tree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 IMAGE = "image"
@@ -111,9 +111,7 @@ def merge(expressions: Mapping[str, Expression]) -> MergedGraph:
     users: dict[str, list[str]] = {}
 
     def intern(expression: Expression, task: str, seen: dict[int, str]) -> str:
-        if id(expression) in seen:
-            return seen[id(expression)]
-        inputs = tuple(intern(e, task, seen) for e in expression.inputs) or (IMAGE,)
+        inputs = tuple(seen[id(e)] for e in expression.inputs) or (IMAGE,)
         key = (expression.operation, expression.weights, inputs)
         if key not in names:
             applied = sum(module == expression.module for _, module, _ in operations.values())
@@ -127,9 +125,29 @@ def merge(expressions: Mapping[str, Expression]) -> MergedGraph:
         seen[id(expression)] = name
         return name
 
-    outputs = {task: intern(expression, task, {}) for task, expression in expressions.items()}
+    outputs = {}
+    for task, expression in expressions.items():
+        seen: dict[int, str] = {}
+        for part in _inputs_first(expression):
+            outputs[task] = intern(part, task, seen)
     nodes = tuple(Node(name, *operations[name], tuple(users[name])) for name in operations)
     return MergedGraph(nodes, outputs)
+
+
+def _inputs_first(expression: Expression) -> Iterator[Expression]:
+    """Yield the parts of an expression, each once and after its inputs, itself last; without recursion, for networks are deep."""
+    done: set[int] = set()
+    waiting = [(expression, False)]
+    while waiting:
+        part, ready = waiting.pop()
+        if id(part) in done:
+            continue
+        if ready:
+            done.add(id(part))
+            yield part
+        else:
+            waiting.append((part, True))
+            waiting.extend((e, False) for e in reversed(part.inputs))
 
 
 def layer_name(index: int) -> str:

@@ -32,7 +32,7 @@ from bmtas.parallel import How, check_shares
 from bmtas.progress import Progress
 from bmtas.resource_term import ResourceTerm
 from bmtas.schedule import ARCH, WARMUP, WEIGHTS, Schedule
-from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps, trustworthy
+from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps, seed_step, trustworthy
 from bmtas.watch import ExplodedError, LossWatch
 from costs.units import Budget, Resource, format_quantity
 
@@ -224,6 +224,7 @@ class Search:
             state.optimisers[step.phase] = state.relaxed.optimiser(step.phase)
         # Noise depends on the seed and the step alone, so that a resumed search draws what it would have drawn.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + state.done)  # below 2^63
+        seed_step(self.config.seed, state.done)
         moment = Moment(step, self.steps.progress(step), self.steps.temperature(step), generator)
         optimiser = state.optimisers[step.phase]
         record: dict[str, Any] = {"step": state.done, "phase": step.phase}

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bmtas.errors import LostDataError
 from bmtas.files import append_line, read_lines, write_text
 from bmtas.interrupt import Interrupted, stop_between_steps
@@ -96,6 +98,11 @@ def trustworthy(watch: LossWatch, where: str, checkpoint: Path, *, last: bool) -
     if watch.suspicious and last:
         raise diverged(f"{where}: {watch.told()}", checkpoint)
     return not watch.suspicious
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Let what modules draw by themselves (stochastic depth, dropout) depend on the seed and the step alone, as a run that is gone on with needs it."""
+    torch.manual_seed(seed * 1_000_003 + step)  # below 2^63
 
 
 class History:

@@ -27,7 +27,7 @@ from bmtas.networks.weights import load_weights
 from bmtas.optim import set_poly_rate, weight_optimiser
 from bmtas.parallel import How, check_shares
 from bmtas.progress import Progress
-from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps, trustworthy
+from bmtas.stepping import CHECKPOINT_EVERY_S, History, run_steps, seed_step, trustworthy
 from bmtas.watch import ExplodedError, LossWatch
 
 _CONSTANT_IMAGES = 32
@@ -42,7 +42,7 @@ def parameter_groups(network: GraphNetwork, learning_rate: float, *, divide: boo
     """
     sharing: dict[str, set[str]] = {}
     for node in network.graph.nodes:
-        named = set(node.weights.split("+"))
+        named = set(node.weights.rpartition(".")[2].split("+"))  # a unit's weights are called layers.02.semseg
         sharing.setdefault(node.module, set()).update(named if named <= set(network.graph.tasks) else node.tasks)
     return [
         {
@@ -200,6 +200,7 @@ class Training:
     def _step(self, network: GraphNetwork, optimiser: torch.optim.Optimizer, step: int) -> dict[str, float]:
         """Take one step on a batch, computed in as many parts as the settings say; return the tasks' losses."""
         batch = counted(self.batches[step].to(self.device), self.tasks, self.parallel.total)
+        seed_step(self.config.seed, step)
         set_poly_rate(optimiser, step / self.settings.steps)
         optimiser.zero_grad(set_to_none=True)
         shares = []

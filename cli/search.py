@@ -50,7 +50,12 @@ def search_command(
         str | None,
         typer.Option(help="Tasks of the data, with commas; all if left out (of scenes: the five of PASCAL-Context)."),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet50, or tiny (for checks).")] = "mobilenet_v2",
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="mobilenet_v2, resnet50, vgg16, a classifier of torchvision (resnet18, ...), or tiny (for checks)."
+        ),
+    ] = "mobilenet_v2",
     table: Annotated[
         Optional[Path],  # noqa: UP045 -- typer reads it on 3.10
         typer.Option(
@@ -130,10 +135,10 @@ def search_command(
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Search for the tree of shared layers under a budget, and start a run folder with it.
+    """Search for what tasks share under a budget, by default the tree of shared layers, and start a run folder with it.
 
-    The same command goes on where a search was stopped. A `--method` other than branched gives the run a baseline's
-    network instead, which is trained, evaluated, exported and measured by the same commands.
+    The same command goes on where a search was stopped. Other searches, networks that share by a fixed rule and baselines (`--method`) are
+    trained, evaluated, exported and measured by the same commands.
 
     Example: bmtas search --data examples/ccp.yaml --budget 3GMAdds
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,13 +31,13 @@ def own_settings(method: Method, preset: Preset, asked: Mapping[str, str]) -> di
 
     Raises UsageError naming the settings that there are.
     """
-    if method.folder in ("branched", *_WITHOUT_FOLDER):
+    if method.folder in _WITHOUT_FOLDER or not importlib.import_module(_settings_module(method)).Own.model_fields:
         if asked:
             raise UsageError(
                 f"--set {next(iter(asked))}: --method {method.value} has no settings of its own; leave it out"
             )
         return {}
-    module = importlib.import_module(f"bmtas.methods.{method.folder}.settings")
+    module = importlib.import_module(_settings_module(method))
     known = list(module.Own.model_fields)
     for name in asked:
         if name not in known:
@@ -54,6 +55,10 @@ def own_settings(method: Method, preset: Preset, asked: Mapping[str, str]) -> di
     return values
 
 
+def _settings_module(method: Method) -> str:
+    return f"bmtas.methods.{method.folder}.settings"
+
+
 _WITHOUT_FOLDER = ("single", "shared", "vanilla", "random", "permuted", "fafs", "bmn")
 
 
@@ -61,7 +66,7 @@ def preset_overrides(method: Method, preset: Preset) -> tuple[dict[str, Any], di
     """Return what the method changes in a preset's settings of search and of training."""
     if method.folder in _WITHOUT_FOLDER:
         return {}, {}
-    module = importlib.import_module(f"bmtas.methods.{method.folder}.settings")
+    module = importlib.import_module(_settings_module(method))
     return module.SEARCH.get(preset.value, {}), module.TRAIN.get(preset.value, {})
 
 
@@ -82,9 +87,9 @@ def space_budgets(
     if len({b.resource for b in asked}) < len(asked):
         raise UsageError("one budget per resource: " + ", ".join(b.text for b in asked) + " name one twice")
     budgets = list(asked)
-    if not budgets and steered:
-        low, high = space.reach(table, Resource.MADDS)
-        text = format_quantity((low + high) / 2, Resource.MADDS, digits=4).replace(" ", "")
+    low, high = space.reach(table, Resource.MADDS)
+    if not budgets and steered and low < high:
+        text = format_quantity((low + high) / 2, Resource.MADDS, digits=4, rounding=ROUND_CEILING).replace(" ", "")
         budgets = [parse_budget(text)]
         notes.append(
             f"no --budget given: {text}, halfway between the cheapest and the dearest network of --method {method.value}"
@@ -92,15 +97,23 @@ def space_budgets(
     for budget in budgets:
         low, high = space.reach(table, budget.resource)
         if budget.value < low:
-            told = [format_quantity(value, budget.resource, digits=4) for value in (low, high)]
-            reach = f"is {told[0]}" if low == high else f"reaches from {told[0]} to {told[1]}"
+            # Rounded up, so that what is told can be asked for.
+            told = [format_quantity(v, budget.resource, digits=4, rounding=ROUND_CEILING) for v in (low, high)]
+            reach = f"costs {told[0]}" if low == high else f"reaches from {told[0]} to {told[1]}"
+            other = table.shared_total(budget.resource) <= budget.value
+            advice = ", or take --method branched, which shares whole layers" if other else ""
             raise BudgetError(
-                f"budget {budget.text}: --method {method.value} {reach} for these tasks on {table.backbone}; raise the budget, or take "
-                "--method branched, which shares whole layers"
+                f"budget {budget.text}: --method {method.value} {reach} for these tasks on {table.backbone}; raise the budget{advice}"
             )
         if budget.value >= high > low:
             notes.append(
                 f"budget {budget.text} is no constraint: the dearest network of --method {method.value} costs "
                 f"{format_quantity(high, budget.resource)}"
             )
+    if len(budgets) > 1 and hasattr(space, "check"):
+        space.check(table, budgets)  # that they can be kept together
+    if budgets and method.searches and not steered:
+        notes.append("the search is not steered by the budget; only the network that is handed over keeps it")
+    if len(table.tasks) == 1:
+        notes.append("one task: there is nothing to share")
     return budgets, notes

@@ -103,7 +103,8 @@ def _cut(name: str, model: nn.Module) -> tuple[fx.Graph, dict[fx.Node, Any], _Cu
         graph = Tracer().trace(model)
         values = values_of(model, graph, _SIZE)
     except Exception as error:
-        raise _refusal(name, f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[0][:80]})") from error
+        reason = " ".join(str(error).split())[:80]
+        raise _refusal(name, f"it cannot be traced ({type(error).__name__}: {reason})") from error
     before, ends = _features(model, graph, values)
     units = _units(model, before)
     places = [node for node in ends if node is ends[-1] or _ends_block(model, units, node, before)]

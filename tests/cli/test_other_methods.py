@@ -129,7 +129,7 @@ def test_the_weights_of_a_policy_search_can_be_inherited(runs: dict[str, Run], b
         ("mtl-nas", ("--budget", "5MMAdds"), 6, "--method mtl-nas reaches from"),
         ("automtl", ("--budget", "1MMAdds"), 6, "--method automtl reaches from"),
         ("dynamic", ("--budget", "1MMAdds"), 6, "--method dynamic reaches from"),
-        ("nddr-cnn", ("--budget", "5MMAdds"), 6, "--method nddr-cnn is"),
+        ("nddr-cnn", ("--budget", "5MMAdds"), 6, "--method nddr-cnn costs 5.460 MMAdds"),
         ("mtl-nas", ("--budget", "3MiB"), 2, "no trees"),
         ("dynamic", ("--budget", "3ms"), 2, "no trees"),
         ("mtl-nas", ("--set", "entropy=3"), 2, "unknown setting of --method mtl-nas"),

@@ -179,6 +179,6 @@ def test_predictions_of_heads(backbone: Backbone, task: Task, shape: tuple[int, 
 
 
 def test_an_unknown_backbone_is_answered_with_the_nearest() -> None:
-    assert sorted(known_backbones()) == ["mobilenet_v2", "resnet50", "tiny"]
+    assert sorted(known_backbones()) == ["mobilenet_v2", "resnet50", "tiny", "vgg16"]
     with pytest.raises(UsageError, match=r"did you mean 'resnet50'\? known: mobilenet_v2, resnet50"):
         get_backbone("resnet-50")

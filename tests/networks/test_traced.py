@@ -64,7 +64,10 @@ def run(trace: Trace, kit: Kit, image: Tensor, last: str) -> tuple[Tensor, dict[
 @pytest.mark.parametrize("name", FEATURES)
 def test_traced_operations_compute_what_the_model_computes(name: str, tmp_path: Path) -> None:
     model, backbone = settled(name), torchvision_backbone(name)
-    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    encoder = {
+        k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")
+    }  # of VGG: half a gigabyte
+    torch.save(encoder, tmp_path / "weights.pt")
     kit = Kit(backbone, {}, load_weights(str(tmp_path / "weights.pt"), backbone))
     image = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -202,10 +205,8 @@ def test_pretrained_and_random_operations(tmp_path: Path) -> None:
 def test_unknown_operations_are_refused() -> None:
     kit = Kit(get_backbone("tiny"), {})
     for name in ("convs.001", "norms.000", "glue.999", "skips.001"):
-        with pytest.raises(UsageError, match="convs.000 to glue.036"):
+        with pytest.raises(UsageError, match=r"convs\.000 to glue\.036"):
             kit.build(name)
-    with pytest.raises(UsageError, match=r"skips\.002"):  # skipped by doing nothing? 12 to 14 channels: no, but 0 is
-        kit.build("skips.002x")
     assert skip_name(trace_of(get_backbone("tiny")).operations[0]) == "skips.000"
 
 

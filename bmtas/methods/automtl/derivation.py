@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from costs.units import Budget
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """What each task takes, (T, L), how probable that is, and what it costs by resource; `loss` is None where it was not needed."""
+    """What each task takes, (T, L), how probable that is, and what it costs by resource; `loss` is None where it was not compared."""
 
     choices: Choices
     log_probability: float
@@ -53,33 +53,28 @@ def derive_policy(
     probabilities: Floats,
     table: CostTable,
     budgets: Sequence[Budget],
-    count: int,
-    seed: int,
-    losses: Callable[[Sequence[Choices]], Sequence[float]],
+    drawn: Sequence[Choices],
+    losses: Sequence[float],
 ) -> Derived:
-    """Sample `count` policies from `probabilities` (T, L, 3) and take the one of least loss among those within the budgets.
+    """Take the policy of least loss among those of `drawn`, (T, L) each with its loss, that are within the budgets.
 
-    The published recipe trains several samples to the end and reports the best. Here they are compared before that, by `losses`.
-    Where none is within the budgets, the most probable policy is changed until it is (`repaired`). Raises BudgetError
-    where no network can be within all budgets.
+    The published recipe trains several samples of `probabilities` (T, L, 3) to the end and reports the best. Here they are compared
+    before that, by `losses`. Where none is within the budgets, the most probable policy is changed until it is
+    (`repaired`). Raises BudgetError where no network can be within all budgets.
     """
     limits = Limits.of(space, table, budgets)
-    sampled = [_policy(limits, probabilities, c) for c in sample_policies(probabilities, count, seed)]
-    fitting = [i for i, policy in enumerate(sampled) if policy.within]
+    sampled = tuple(_policy(limits, probabilities, c, loss) for c, loss in zip(drawn, losses, strict=True))
+    fitting = [policy for policy in sampled if policy.within]
     if not fitting:
-        taken = _policy(limits, probabilities, repaired(limits, probabilities))
-        return Derived(taken, tuple(sampled), repaired=True)
-    for place, loss in zip(fitting, losses([sampled[i].choices for i in fitting]), strict=True):
-        found = sampled[place]
-        sampled[place] = Policy(found.choices, found.log_probability, found.costs, found.within, float(loss))
-    best = min((sampled[i] for i in fitting), key=lambda policy: policy.loss or 0.0)
-    return Derived(best, tuple(sampled), repaired=False)
+        taken = _policy(limits, probabilities, repaired(limits, probabilities), None)
+        return Derived(taken, sampled, repaired=True)
+    return Derived(min(fitting, key=lambda policy: policy.loss or 0.0), sampled, repaired=False)
 
 
-def _policy(limits: Limits, probabilities: Floats, choices: Choices) -> Policy:
+def _policy(limits: Limits, probabilities: Floats, choices: Choices, loss: float | None) -> Policy:
     costs = {r.value: float(cost[0]) for r, cost in limits.costs(choices[None]).items()}
     within = bool(limits.excess(choices[None])[0] == 0)
-    return Policy(choices, log_probability(probabilities, choices), costs, within)
+    return Policy(choices, log_probability(probabilities, choices), costs, within, loss)
 
 
 def sample_policies(probabilities: Floats, count: int, seed: int) -> list[Choices]:

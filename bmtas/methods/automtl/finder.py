@@ -15,7 +15,14 @@ import numpy as np
 
 from bmtas.data.batches import Loader, split_indices
 from bmtas.data.chosen import spread
-from bmtas.methods.automtl.derivation import Derived, Policy, derive_policy, task_correlation, validation_losses
+from bmtas.methods.automtl.derivation import (
+    Derived,
+    Policy,
+    derive_policy,
+    sample_policies,
+    task_correlation,
+    validation_losses,
+)
 from bmtas.methods.automtl.pictures import draw_policies
 from bmtas.methods.automtl.prices import Choices, Floats
 from bmtas.methods.automtl.relaxation import RelaxedPolicies, Supermodel
@@ -27,6 +34,7 @@ from bmtas.networks.weights import Weights
 from bmtas.parallel import How
 from bmtas.planning import Plan
 from bmtas.plots_affinity import draw_affinities
+from bmtas.progress import Progress
 from bmtas.runs import Run
 from costs.table import CostTable
 
@@ -56,11 +64,17 @@ class PolicyFinder(RelaxedFinder):
             network, self._own, self.tasks, self.plan.config.search, self.how.parallel, self.plan.table
         )
 
-    def derive(self, table: CostTable) -> Found:
-        """Sample policies and take the best one within the budgets. Raises BudgetError as `derive_policy`."""
+    def learn(self, run: Run, progress: Progress) -> None:
+        """Search, then sample policies and compare them, which all processes do together: their normalisations are joint ones."""
+        super().learn(run, progress)
         probabilities = self.relaxed.probabilities().detach().numpy()
-        seed, count = self.plan.config.seed, self._own.policies
-        derived = derive_policy(self.space, probabilities, table, self.plan.budgets, count, seed, self._losses)
+        self._sampled = sample_policies(probabilities, self._own.policies, self.plan.config.seed)
+        self._losses = self._compared(self._sampled)
+
+    def derive(self, table: CostTable) -> Found:
+        """Take the best of the sampled policies that are within the budgets. Raises BudgetError as `derive_policy`."""
+        probabilities = self.relaxed.probabilities().detach().numpy()
+        derived = derive_policy(self.space, probabilities, table, self.plan.budgets, self._sampled, self._losses)
         return Found(self.space.architecture(derived.taken.choices), details_of(self.space, probabilities, derived))
 
     def draw(self, run: Run, found: Found) -> None:
@@ -71,14 +85,16 @@ class PolicyFinder(RelaxedFinder):
         correlation = {"correlation of the policies": np.array(details["task_correlation"])}
         draw_affinities(correlation, tasks, run.search_folder / "correlation.png")
 
-    def _losses(self, policies: Sequence[Choices]) -> list[float]:
+    def _compared(self, policies: Sequence[Choices]) -> list[float]:
         """Return the losses of policies on some images of the architecture share, unaugmented; alike in all processes."""
         config, parallel = self.plan.config, self.how.parallel
         loader = Loader(self.plan.dataset, "train", self.tasks, config.search_size)
         images, _ = split_indices(loader.count, config.search.arch_share, config.seed)
         size = config.search.batch_size
         chosen = [images[i] for i in spread(len(images), size * self._own.validation_batches)]
-        cuts = [chosen[i : i + size] for i in range(0, max(len(chosen) // size, 1) * size, size)]
+        # Whole batches, as in the search: normalisations take their statistics from them.
+        chosen = (chosen * size)[: max(len(chosen) // size, 1) * size]
+        cuts = [chosen[i : i + size] for i in range(0, len(chosen), size)]
         batches = [loader.batch(cut).to(parallel.device) for cut in cuts]
         found = validation_losses(self.relaxed.network, self.tasks, batches, policies)
         return parallel.decided(lambda: found)

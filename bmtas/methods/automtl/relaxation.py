@@ -185,7 +185,7 @@ class RelaxedPolicies(RelaxedNetwork):
     def draw(self, moment: Moment) -> list[Tensor]:
         """Return the weights of all branches, (T, L, 3): even ones in the warm-up, then a softened sample."""
         if moment.step.phase == WARMUP:
-            return [even_branches(len(self.tasks), len(self._forced))]
+            return [held(even_branches(len(self.tasks), len(self._forced)), self._forced)]
         return [sampled_branches(self.logits, self._forced, self.temperature(moment), moment.generator)]
 
     def predict(

@@ -30,7 +30,7 @@ from bmtas.networks.operations import Kit
 from bmtas.networks.traced import conv_of, keeps_shape, skip_name
 from bmtas.networks.tracing import IMAGE_PLACE, Kind, Trace, Traced, trace_of
 from costs.table import CostTable
-from costs.units import Resource
+from costs.units import Budget, Resource
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,12 @@ class ConvolutionSpace:
     def held(self, choices: Choices) -> Choices:
         """Return the choices with those that are no choice."""
         return np.where(self.forced, SHARED, choices)
+
+    def check(self, table: CostTable, budgets: Sequence[Budget]) -> None:
+        """Raise BudgetError where no network within all budgets is found."""
+        from bmtas.methods.automtl.repair import Limits  # which knows the space
+
+        Limits.of(self, table, budgets).cheapest()
 
     def random(self, rng: np.random.Generator) -> WiredArchitecture:
         """Return a network whose choices have probabilities drawn evenly; with another, tasks choose together in a convolution."""

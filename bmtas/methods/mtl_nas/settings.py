@@ -37,9 +37,6 @@ class Own(Settings):
     weight_relaxation: Gates = Gates.STOCHASTIC  # in updates of the weights
     discretisation: Gates = Gates.DETERMINISTIC
     entropy_weight: float = Field(default=10.0, ge=0)  # gamma of Eq. 13, per nat
-    entropy_from: float = Field(
-        default=0.0, ge=0, le=1
-    )  # the entropy counts after this share of the architecture updates
     fusion_rate: float = Field(
         default=100.0, gt=0
     )  # multiplies the learning rate of fusions; 1 to 1000 do alike (table A2)

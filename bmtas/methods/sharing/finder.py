@@ -45,8 +45,10 @@ class SharingFinder:
     def prepare(self, *, begun: bool) -> None:
         """Raise BudgetError for a budget below what the network costs; fetch the backbone's weights if it begins from them."""
         self._require_within(self._plan.table)
+        # Separate networks fetch their own when they are trained; that it can be done is found out before there is a run folder.
+        weights = load_weights(self._plan.config.weights, self._backbone)
         if self._init is Init.BACKBONE and NETWORKS[self._plan.config.method].start is not None:
-            self._weights = load_weights(self._plan.config.weights, self._backbone)
+            self._weights = weights
 
     def learn(self, run: Run, progress: Progress) -> None:
         """Train the separate networks, or go on with it."""

@@ -1,0 +1,39 @@
+"""Networks of AutoMTL exported: ONNX Runtime against PyTorch."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from bmtas.methods.automtl.prices import OWN, SKIP
+from bmtas.methods.automtl.space import ConvolutionSpace
+from bmtas.networks.backbone import get_backbone
+from bmtas.networks.network import build_network
+from bmtas.networks.operations import Kit
+from bmtas.tasks import Task, TaskKind
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
+def test_networks_export_at_opset_18(backbone: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    tasks = (Task(name="normals", kind=TaskKind.NORMALS), Task(name="depth", kind=TaskKind.DEPTH))
+    space = ConvolutionSpace(Kit(get_backbone(backbone), {task.name: task for task in tasks}))
+    choices = np.random.default_rng(5).integers(0, 3, (2, len(space.trace.convs)))
+    choices[0, 0], choices[1, 0] = SKIP, OWN  # the skip of the stem of tiny cuts borders
+    torch.manual_seed(0)
+    network = build_network(space.architecture(choices), tasks).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        program = torch.onnx.export(network, (image,), dynamo=True, opset_version=18, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    with torch.no_grad():
+        expected = network(image)
+    for ours, theirs in zip(found, expected.values(), strict=True):
+        scale = float(theirs.abs().max())
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-3, atol=1e-4 * scale)
