@@ -146,7 +146,7 @@ def test_shared_split_and_separate_networks_take_exactly_what_the_table_says(
 ) -> None:
     table, chosen = table_of(backbone, tasks), TASKS[tasks]
     names, layers = tuple(task.name for task in chosen), get_backbone(backbone).layers
-    shared, separate = (getattr(Architecture, kind)(backbone, names, layers) for kind in ("shared", "separate"))
+    shared, separate = (getattr(BranchedArchitecture, kind)(backbone, names, layers) for kind in ("shared", "separate"))
     assert table.shared_total(MIB) == traced(shared, chosen)
     assert table.split_total(MIB) == traced(only_the_stem_shared(backbone, names, layers), chosen)
     assert table.separate_total(MIB) == traced(separate, chosen)

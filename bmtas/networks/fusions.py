@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -48,10 +50,21 @@ class WeightedSum(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map k tensors of one shape to one."""
-        total = inputs[0] * self.weights[0]
-        for i, x in enumerate(inputs[1:], start=1):
-            total = total + x * self.weights[i]
-        return total
+        return weighted_sum(inputs, (self.weights[i] for i in range(len(inputs))))
+
+
+def weighted_sum(values: Iterable[Tensor], weights: Iterable[Tensor]) -> Tensor:
+    """Return sum_i w_i x_i for tensors of one shape, at least one, and a scalar tensor for each.
+
+    No matrix product: these are no multiply-adds of convolutions, and are not to be counted as such. Raises ValueError where the
+    numbers of both differ.
+    """
+    pairs = zip(values, weights, strict=True)
+    value, weight = next(pairs)
+    total = value * weight
+    for value, weight in pairs:
+        total = total + value * weight
+    return total
 
 
 def build(operation: str, kit: Kit) -> nn.Module:

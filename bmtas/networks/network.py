@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import UsageError
-from bmtas.graph import IMAGE, MergedGraph
+from bmtas.graph import IMAGE, MergedGraph, Node
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.operations import Kit
 from bmtas.networks.weights import Weights
@@ -26,29 +26,47 @@ class GraphNetwork(nn.Module):
         self.graph = graph
         self.dense = frozenset(dense)
         self._order = graph.layer_by_layer()
-        self._uses = Counter([*(name for node in graph.nodes for name in node.inputs), *graph.outputs.values()])
         for name, module in modules.items():
             _attach(self, name, module)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Map (N, 3, H, W) to the raw predictions per task: (N, channels, H, W), or (N, channels) if not dense.
+        """Map (N, 3, H, W) to the raw predictions per task: (N, channels, H, W), or (N, channels) if not dense."""
+        return self.run(image)
 
-        Runs layer by layer and drops each value after its last use, so that without gradients no more is alive at a
-        time than a later node needs: `bmtas.activations` counts on this order.
+    def run(
+        self,
+        image: Tensor,
+        apply: Callable[[Node, Sequence[Tensor]], Tensor] | None = None,
+        tasks: Iterable[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Map (N, 3, H, W) to the raw predictions of `tasks` (None: all), as `forward` does; runs only the nodes that these need.
+
+        `apply` maps a node and the values of its inputs to its own value (None: `compute`, by the node's module). Runs layer by
+        layer and drops each value after its last use, so that without gradients no more is alive at a time than a later node
+        needs: `bmtas.activations` counts on this order.
         """
-        values, uses = {IMAGE: image}, dict(self._uses)
+        apply = self.compute if apply is None else apply
+        outputs = self.graph.outputs if tasks is None else {task: self.graph.outputs[task] for task in tasks}
+        order = [node for node in self._order if any(task in outputs for task in node.tasks)]
+        uses = Counter([*(name for node in order for name in node.inputs), *outputs.values()])
+        values = {IMAGE: image}
 
         def take(name: str) -> Tensor:
             uses[name] -= 1
             return values[name] if uses[name] else values.pop(name)
 
-        for node in self._order:
-            values[node.name] = self.get_submodule(node.module)(*(take(name) for name in node.inputs))
+        for node in order:
+            values[node.name] = apply(node, [take(name) for name in node.inputs])
         predictions = {}
-        for task, name in self.graph.outputs.items():
+        for task, name in outputs.items():
             raw = take(name)
             predictions[task] = to_image_size(raw, image.shape[-2:]) if task in self.dense else raw
         return predictions
+
+    def compute(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """Return what the module of `node` makes of the values of its inputs."""
+        value: Tensor = self.get_submodule(node.module)(*inputs)
+        return value
 
     def subset(self, tasks: Iterable[str]) -> GraphNetwork:
         """Return the smaller network that predicts only `tasks`; it shares the parameters with this one."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from bmtas.errors import UsageError
+from bmtas.networks.fusions import weighted_sum
 from bmtas.networks.operations import Kit
 
 SUBSPACES = 2
@@ -33,14 +36,10 @@ class SubspaceMixture(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map k tensors (N, C, H, W) to one; C is even."""
         halves = [half for x in inputs for half in x.chunk(SUBSPACES, dim=1)]
-        return torch.cat([self._row(row, halves) for row in range(SUBSPACES)], dim=1)
+        return torch.cat([weighted_sum(halves, self._row(row)) for row in range(SUBSPACES)], dim=1)
 
-    def _row(self, row: int, halves: list[Tensor]) -> Tensor:
-        # No matrix product: these are no multiply-adds of convolutions, and are not to be counted as such.
-        total = halves[0] * self.alphas[row, 0]
-        for i, half in enumerate(halves[1:], start=1):
-            total = total + half * self.alphas[row, i]
-        return total
+    def _row(self, row: int) -> Iterator[Tensor]:
+        return (self.alphas[row, i] for i in range(SUBSPACES * self.inputs))
 
 
 def build(operation: str, kit: Kit) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.errors import BmtasError
-from bmtas.graph import Expression, merge
+from bmtas.graph import Expression, Node, merge
 from bmtas.memory import peak_activations
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.tasks import Task, TaskKind
@@ -25,7 +25,7 @@ NAMES = tuple(task.name for task in TASKS)
 Draw = Callable[[int, str, tuple[str, ...], int], Architecture]
 
 
-def tree() -> Architecture:
+def tree() -> BranchedArchitecture:
     """All tasks share layers 0 to 6, semseg and parts go on together up to layer 12."""
     together, parted = (NAMES,), (("semseg", "parts"), ("place",))
     apart = tuple((name,) for name in NAMES)
@@ -136,6 +136,38 @@ def test_a_value_that_several_read_is_kept_until_the_last_of_them() -> None:
         assert torch.equal(out["d"], first)
 
 
+def test_only_what_the_asked_tasks_need_is_run() -> None:
+    network, x = build(tree()), image()
+    run: list[str] = []
+
+    def apply(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        run.append(node.name)
+        return network.compute(node, inputs)
+
+    with torch.no_grad():
+        whole, part, swapped = network(x), network.run(x, apply, ["place"]), network.run(x, tasks=["place", "semseg"])
+    assert list(part) == ["place"]
+    assert list(swapped) == ["place", "semseg"]
+    assert torch.equal(part["place"], whole["place"])
+    assert all(torch.equal(swapped[name], whole[name]) for name in swapped)
+    common = ["stem.semseg+parts+place", *(f"layers.{i:02d}.semseg+parts+place" for i in range(7))]
+    assert run == [*common, *(f"layers.{i:02d}.place" for i in range(7, 18)), "heads.place"]
+
+
+def test_a_node_can_be_computed_otherwise() -> None:
+    # y = sum w_i x_i of the stem's value and a layer's: the node has no module, its scalars are the caller's.
+    stem = Expression("stem", "w")
+    graph = merge({"a": Expression("sums.2", "a", (stem, Expression("layers.00", "b", (stem,))))})
+    modules = {"stem.w": nn.Conv2d(3, 2, 1), "layers.00.b": nn.Conv2d(2, 2, 1)}
+    network = GraphNetwork(graph, modules, dense=["a"])
+
+    def apply(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        return 2.0 * inputs[0] - inputs[1] if node.operation == "sums.2" else network.compute(node, inputs)
+
+    first = modules["stem.w"](image())
+    assert torch.equal(network.run(image(), apply)["a"], 2.0 * first - modules["layers.00.b"](first))
+
+
 def test_no_more_values_are_alive_than_are_needed() -> None:
     # Three tasks with layers of their own after a common one: 5 channels in, then 7 each, heads give 3. The image has four
     # times the pixels of all that.
@@ -184,8 +216,8 @@ def test_a_trained_state_fits_a_network_built_anew() -> None:
     [("stem", "b"), ("07", "b"), ("b", "07"), ("heads", "layers"), ("training_", "b")],
 )
 def test_every_task_name_that_is_allowed_can_be_built(names: tuple[str, ...], kind: str) -> None:
-    network = build(getattr(Architecture, kind)("mobilenet_v2", names, 18), depth_tasks(*names))
-    plain = build(getattr(Architecture, kind)("mobilenet_v2", ("x", "y"), 18), depth_tasks("x", "y"))
+    network = build(getattr(BranchedArchitecture, kind)("mobilenet_v2", names, 18), depth_tasks(*names))
+    plain = build(getattr(BranchedArchitecture, kind)("mobilenet_v2", ("x", "y"), 18), depth_tasks("x", "y"))
     with torch.no_grad():
         out, expected = network(image()), plain(image())
     assert all(torch.equal(out[a], expected[b]) for a, b in zip(names, "xy", strict=True))

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from bmtas.config import SearchSettings
 from bmtas.data.batches import Batch
-from bmtas.graph import IMAGE
+from bmtas.graph import Node
 from bmtas.methods.dynamic.losses import ExpectedCost, scalars_of, squeeze_loss
 from bmtas.methods.dynamic.settings import Own
 from bmtas.methods.dynamic.space import TopologySpace
 from bmtas.methods.dynamic.stages import learning, only, snapshot
 from bmtas.methods.relaxed import Losses, Moment, RelaxedNetwork, Shown
-from bmtas.networks.network import GraphNetwork, to_image_size
+from bmtas.networks.fusions import weighted_sum
+from bmtas.networks.network import GraphNetwork
 from bmtas.networks.operations import Kit
 from bmtas.networks.weights import Weights
 from bmtas.optim import weight_optimiser
@@ -50,26 +51,15 @@ class CentralNetwork(GraphNetwork):
 
     def predict(self, image: Tensor, scalars: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Map (N, 3, H, W) and the scalars of all arcs (T, A) to the raw predictions of `tasks`, as `GraphNetwork` gives them."""
-        graph = self.graph.subset(tasks)
-        values = {IMAGE: image}
-        for node in graph.nodes:
-            inputs = [values[name] for name in node.inputs]
-            if node.operation.startswith(_SUMS):
-                state, task = node.weights.split(".")
-                row = scalars[self.space.tasks.index(task)]
-                places = self.space.topology.into[int(state)]
-                values[node.name] = _weighted(inputs, [row[place] for place in places])
-            else:
-                values[node.name] = self.get_submodule(node.module)(*inputs)
-        raw = {task: values[name] for task, name in graph.outputs.items()}
-        return {t: to_image_size(x, image.shape[-2:]) if t in self.dense else x for t, x in raw.items()}
 
+        def apply(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+            if not node.operation.startswith(_SUMS):
+                return self.compute(node, inputs)
+            state, task = node.weights.split(".")
+            row = scalars[self.space.tasks.index(task)]
+            return weighted_sum(inputs, [row[place] for place in self.space.topology.into[int(state)]])
 
-def _weighted(inputs: Sequence[Tensor], scalars: Sequence[Tensor]) -> Tensor:
-    total = inputs[0] * scalars[0]
-    for x, scalar in zip(inputs[1:], scalars[1:], strict=True):
-        total = total + x * scalar
-    return total
+        return self.run(image, apply, tasks)
 
 
 class RelaxedTopology(RelaxedNetwork):

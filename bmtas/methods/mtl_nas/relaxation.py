@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmtas.config import SearchSettings
-from bmtas.graph import IMAGE
+from bmtas.graph import Node
 from bmtas.methods.mtl_nas.losses import expected_cost, mean_entropy
 from bmtas.methods.mtl_nas.price import Price
 from bmtas.methods.mtl_nas.settings import Gates, Own
@@ -17,7 +17,7 @@ from bmtas.methods.mtl_nas.space import FusionSpace
 from bmtas.methods.mtl_nas.stages import gate_temperature
 from bmtas.methods.relaxed import Moment, RelaxedNetwork, Shown
 from bmtas.networks.fusions import Fusion
-from bmtas.networks.network import GraphNetwork, build_network, to_image_size
+from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.networks.weights import Weights
 from bmtas.optim import weight_optimiser
 from bmtas.parallel import Parallel
@@ -39,7 +39,6 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.whole = build_network(space.architecture([True] * len(space.edges)), tasks, weights)
-        self._order = self.whole.graph.layer_by_layer()
         for task, node in space.targets:
             fusion = self.fusion(task, node)
             fusion.begin(own_weight, (1.0 - own_weight) / (fusion.inputs - 1))
@@ -53,16 +52,14 @@ class Supernet(nn.Module):
 
     def forward(self, image: Tensor, gates: Tensor) -> dict[str, Tensor]:
         """Map (N, 3, H, W) and the gates of all edges (E,) to the raw predictions of all tasks, as `GraphNetwork` gives them."""
-        values = {IMAGE: image}
-        for node in self._order:
-            inputs = [values[name] for name in node.inputs]
+
+        def apply(node: Node, inputs: Sequence[Tensor]) -> Tensor:
             part = self.whole.get_submodule(node.module)
             if isinstance(part, Fusion):
-                values[node.name] = _gated(part, inputs, gates[self._place(node.operation, node.weights)])
-            else:
-                values[node.name] = part(*inputs)
-        raw = {task: values[name] for task, name in self.whole.graph.outputs.items()}
-        return {t: to_image_size(x, image.shape[-2:]) if t in self.whole.dense else x for t, x in raw.items()}
+                return _gated(part, inputs, gates[self._place(node.operation, node.weights)])
+            return self.whole.compute(node, inputs)
+
+        return self.whole.run(image, apply)
 
     def _place(self, operation: str, task: str) -> slice:
         return self.space.targets[task, operation.removeprefix("fusions.").rpartition(".")[0]]
