@@ -110,8 +110,8 @@ def space_budgets(
                 f"budget {budget.text} is no constraint: the dearest network of --method {method.value} costs "
                 f"{format_quantity(high, budget.resource)}"
             )
-    if len(budgets) > 1 and hasattr(space, "check"):
-        space.check(table, budgets)  # that they can be kept together
+    if len(budgets) > 1:
+        space.check(table, budgets)
     if budgets and method.searches and not steered:
         notes.append("the search is not steered by the budget; only the network that is handed over keeps it")
     if len(table.tasks) == 1:

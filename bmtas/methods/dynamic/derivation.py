@@ -4,7 +4,7 @@ The paper (Choi & Im, CVPR 2023) deletes links of little information flow. How f
 merged graph is within the budgets, and what happens where single paths are still too dear, is our own choice:
 
     flow        the weights of the paths over kept arcs, from the image to what heads read (half for the tap, half for the
-                read-out), a path weighing the product of its scalars. Over all arcs it is 1, and deleting an arc takes f w b of it: the
+                read-out; all for the read-out where the task reads no tap), a path weighing the product of its scalars. Over all arcs it is 1, and deleting an arc takes f w b of it: the
                 flow f that reaches its source, its scalar w, and the share b of its target's value that is read
     reduction   arcs are deleted in ascending order of that per cost, but for those without which something is cut off, while
                 `keep_flow` of a task's flow is left; then, tasks against each other, until the network is within the budgets
@@ -23,17 +23,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bmtas.errors import BudgetError
+from bmtas.errors import UsageError
 from bmtas.methods.dynamic.losses import scalars_of
 from bmtas.methods.dynamic.space import TopologySpace
-from bmtas.methods.dynamic.topology import IMAGE_STATE, Arc, ArcCosts, Kept, Topology, in_arcs
-from bmtas.methods.dynamic.ways import cheapest_way
+from bmtas.methods.dynamic.topology import IMAGE_STATE, Arc, Kept, Topology, in_arcs
 from bmtas.networks.network import GraphNetwork, build_network
 from bmtas.networks.states import state_name
 from bmtas.tasks import Task
 from costs.table import CostTable
-from costs.units import Budget, Resource, format_quantity
+from costs.units import Budget, Resource
 
+_SUMS = "sums."
 _ROUNDING = 1e-9
 """Flows that differ by less are equal."""
 
@@ -78,10 +78,10 @@ class Flow:
         return found
 
 
-def flows_of(topology: Topology, logits: Tensor) -> list[Flow]:
-    """Return the flow of each task for the parameters (T, A) of their arcs."""
-    scalars = scalars_of(topology, logits.detach().double()).tolist()
-    return [Flow(topology, dict(zip(topology.arcs, row, strict=True))) for row in scalars]
+def flows_of(topologies: Sequence[Topology], logits: Tensor) -> list[Flow]:
+    """Return the flow of each task, for its graph and the parameters (T, A) of its arcs."""
+    scalars = scalars_of(topologies[0], logits.detach().double()).tolist()
+    return [Flow(t, dict(zip(t.arcs, row, strict=True))) for t, row in zip(topologies, scalars, strict=True)]
 
 
 def reduce_within(
@@ -91,7 +91,7 @@ def reduce_within(
 
     Raises BudgetError where the cheapest way, common to all tasks, is over a budget.
     """
-    flows = flows_of(space.topology, logits)
+    flows = flows_of(space.topologies, logits)
     reduction = _Reduction(space, flows, table, budgets)
     reduction.keep(keep_flow)
     reduction.delete_within()
@@ -108,17 +108,17 @@ class _Reduction:
     def __init__(
         self, space: TopologySpace, flows: Sequence[Flow], table: CostTable, budgets: Sequence[Budget]
     ) -> None:
-        self.topology, self.flows = space.topology, flows
+        self.topologies, self.flows = space.topologies, flows
         self.kept = [frozenset(space.topology.arcs)] * len(flows)
         self.costs = [space.costs(table, b.resource) for b in budgets]
         self.limits = [b.value for b in budgets]
-        self.cheapest: Kept = frozenset()
+        self.cheapest: tuple[Kept, ...] = ()
         if budgets:
-            self.cheapest = cheapest_way(self.topology, self.costs, self.limits)
-            _check(space, self.costs, budgets, self.cheapest, table)
+            space.check(table, budgets)
+            self.cheapest = space.cheapest(self.costs, self.limits)
         weighing = [(c, 1.0 / b.value) for c, b in zip(self.costs, budgets, strict=True)]
         weighing = weighing or [(space.costs(table, Resource.MADDS), 1.0)]
-        self._weight = {arc: sum(c.per_arc[arc] * w for c, w in weighing) for arc in self.topology.arcs}
+        self._weight = {arc: sum(c.per_arc[arc] * w for c, w in weighing) for arc in space.topology.arcs}
 
     def load(self, kept: Sequence[Kept]) -> float:
         """Return the sum over budgets of cost per budget."""
@@ -154,38 +154,27 @@ class _Reduction:
             groups = sorted({*self.kept}, key=sorted)
             for group in groups:
                 members = [t for t, kept in enumerate(self.kept) if kept == group]
-                for other in (o for o in {*groups, self.cheapest} if o != group):
-                    moved = [other if t in members else kept for t, kept in enumerate(self.kept)]
+                for other in (o for o in {*groups, *self.cheapest} if o != group):
+                    if not all(self.topologies[t].connected(other) for t in members):
+                        continue  # the other's task reads no tap, one of these does
+                    moved = [self.topologies[t].alive(other) if t in members else k for t, k in enumerate(self.kept)]
                     saved = now - self.load(moved)
                     if saved > 0:
-                        lost = sum(self.flows[t].total(group) - self.flows[t].total(other) for t in members)
+                        lost = sum(self.flows[t].total(group) - self.flows[t].total(moved[t]) for t in members)
                         moves.append((lost / saved, sorted(other), members, moved))
-            self.kept = min(moves)[-1] if moves else [self.cheapest] * len(self.kept)
+            self.kept = min(moves)[-1] if moves else list(self.cheapest)
 
     def _least(self, task: int, most: float = float("inf")) -> tuple[float, Arc] | None:
         """Return the arc of least flow per cost, with that ratio, that is no more than `most` and cuts nothing off."""
         kept = self.kept[task]
         through = self.flows[task].through(kept)
         for ratio, arc in sorted((through[arc] / self._weight[arc], arc) for arc in kept):
-            if through[arc] <= most and self.topology.connected(kept - {arc}):
+            if through[arc] <= most and self.topologies[task].connected(kept - {arc}):
                 return ratio, arc
         return None
 
     def _delete(self, task: int, arc: Arc) -> None:
-        self.kept[task] = self.topology.alive(self.kept[task] - {arc})
-
-
-def _check(
-    space: TopologySpace, costs: Sequence[ArcCosts], budgets: Sequence[Budget], cheapest: Kept, table: CostTable
-) -> None:
-    for cost, budget in zip(costs, budgets, strict=True):
-        if cost.total([cheapest] * len(space.tasks)) > budget.value:
-            least, most = (format_quantity(v, budget.resource, digits=4) for v in space.reach(table, budget.resource))
-            together = " together with the other budget" if len(budgets) > 1 else ""
-            raise BudgetError(
-                f"budget {budget.text}{together}: dynamic reaches from {least} (all tasks on the cheapest way) to {most} (all arcs for all "
-                "tasks). Raise the budget, or take another --method"
-            )
+        self.kept[task] = self.topologies[task].alive(self.kept[task] - {arc})
 
 
 def sum_scalars(flow: Flow, kept: Kept) -> dict[int, list[float]]:
@@ -202,10 +191,19 @@ def sum_scalars(flow: Flow, kept: Kept) -> dict[int, list[float]]:
 def start_network(
     space: TopologySpace, tasks: Sequence[Task], reduced: Reduced, logits: Tensor, rewound: Mapping[str, Tensor]
 ) -> GraphNetwork:
-    """Return the network that fine-tuning begins with: the weights of the warm-up's end, and the scalars of the search."""
+    """Return the network that fine-tuning begins with: the weights of the warm-up's end, and the scalars of the search.
+
+    Raises UsageError where `rewound` lacks a weight that is no scalar.
+    """
     network = build_network(space.architecture(reduced.kept), tasks)
-    network.load_state_dict({name: rewound.get(name, value) for name, value in network.state_dict().items()})
-    for task, flow, kept in zip(space.tasks, flows_of(space.topology, logits), reduced.kept, strict=True):
+    fresh = network.state_dict()
+    if missing := [name for name in fresh if name not in rewound and not name.startswith(_SUMS)]:
+        raise UsageError(
+            f"the search's weights have no {missing[0]} ({len(missing)} of {len(fresh)} are missing): they are of another network than "
+            "the one derived. Search again"
+        )
+    network.load_state_dict({name: rewound.get(name, value) for name, value in fresh.items()})
+    for task, flow, kept in zip(space.tasks, flows_of(space.topologies, logits), reduced.kept, strict=True):
         for state, values in sum_scalars(flow, kept).items():
             weights = network.get_parameter(f"sums.{len(values)}.{state_name(state)}.{task}.weights")
             with torch.no_grad():

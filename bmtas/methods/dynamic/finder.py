@@ -83,7 +83,7 @@ def details_of(space: TopologySpace, logits: Tensor, reduced: Reduced) -> dict[s
     that they carry, and with `agreed` the task had to take over the arcs of others to keep a budget.
     """
     told: dict[str, Any] = {}
-    for t, (task, flow) in enumerate(zip(space.tasks, flows_of(space.topology, logits), strict=True)):
+    for t, (task, flow) in enumerate(zip(space.tasks, flows_of(space.topologies, logits), strict=True)):
         kept = reduced.kept[t]
         sums = {state: iter(values) for state, values in sum_scalars(flow, kept).items()}
         by_target = sorted(kept, key=lambda arc: (arc[1], arc[0]))

@@ -15,7 +15,7 @@ _WIDEST = 3.0  # points, of an arc whose scalar is 1
 
 
 def draw_topologies(space: TopologySpace, topologies: Mapping[str, Any], path: Path) -> None:
-    """Draw a row of states per task, image first and read-out last, arcs as wide as their scalars; the tap is a square.
+    """Draw a row of states per task, image first and read-out last, arcs as wide as their scalars; the tap of a dense task is a square.
 
     `topologies` is what `finder.details_of` gives by that name. Raises EnvironmentProblem without matplotlib.
     """
@@ -30,7 +30,7 @@ def draw_topologies(space: TopologySpace, topologies: Mapping[str, Any], path: P
         for source, target, scalar in told["arcs"]:
             _draw_arc(axis, source, target, scalar, f"C{row}")
         for state in range(count):
-            marker = "s" if state == space.topology.tap else "o"
+            marker = "s" if state == space.topologies[row].tap else "o"
             axis.scatter(state, 0, s=45, marker=marker, color=f"C{row}" if state in alive else "lightgrey", zorder=3)
         note = ", agreed with others" if told["agreed"] else ""
         axis.set_title(f"{task}: {len(told['arcs'])} arcs, {told['flow']:.0%} of the flow{note}", fontsize=9)

@@ -4,14 +4,16 @@ The states have the shapes of the backbone's stem and layers but for the last on
 Parameters of arcs are shared by all tasks. A state is the weighted sum of what arrives over the arcs that a task keeps. Over a
 single arc it is what arrives, without a scalar: so tasks that keep the same single arcs from the image on compute the same, and
 compute it once. This is our own choice, as are the last layer of the encoder (the ASPP module) and the head after the
-read-out, which each task has for itself; the head's tap is the task's own state at the tap's place.
+read-out, which each task has for itself; the tap of a dense task's head is the task's own state at the tap's place. The head
+of a classification task reads no tap; in its place it is given the last layer's features again.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 
 from bmtas.architecture import WiredArchitecture
 from bmtas.config import Method
+from bmtas.errors import BudgetError
 from bmtas.graph import Expression, head_name, layer_name
 from bmtas.methods.dynamic.settings import Own
 from bmtas.methods.dynamic.topology import IMAGE_STATE, Arc, ArcCosts, Kept, Topology, in_arcs
@@ -28,7 +31,7 @@ from bmtas.networks.operations import Kit
 from bmtas.networks.states import hidden_states, state_name
 from costs.exact_sums import exact_sum
 from costs.table import CostTable
-from costs.units import Resource
+from costs.units import Budget, Resource, format_quantity
 
 SHARED = "shared"
 """Name of the parameters of arcs, which all tasks share."""
@@ -36,26 +39,33 @@ SHARED = "shared"
 
 @dataclass(frozen=True)
 class TopologySpace:
-    """All networks of `tasks` over the states of `backbone` whose links skip less than `flow` states."""
+    """All networks of `tasks` over the states of `backbone` whose links skip less than `flow` states; `dense` tasks have a tap."""
 
     backbone: Backbone
     tasks: tuple[str, ...]
+    dense: frozenset[str]
     flow: int
 
     @cached_property
     def topology(self) -> Topology:
-        """The graph of which each task keeps a part."""
-        last = self.backbone.layers - 1
-        tap = None if self.backbone.tap == last else self.backbone.tap + 2  # v_1 has the stem's shape
+        """The graph of which each task keeps a part, with the tap if any task reads it."""
+        reads = bool(self.dense) and self.backbone.tap < self.backbone.layers - 1
+        tap = self.backbone.tap + 2 if reads else None  # v_1 has the stem's shape
         return Topology(hidden_states(Kit(self.backbone, {})), self.flow, tap)
 
+    @cached_property
+    def topologies(self) -> tuple[Topology, ...]:
+        """The graph as each task sees it: the arcs of `topology`, but no tap for a task that is not dense."""
+        blind = replace(self.topology, tap=None)
+        return tuple(self.topology if task in self.dense else blind for task in self.tasks)
+
     def architecture(self, kept: Sequence[Kept]) -> WiredArchitecture:
-        """Return the network in which each task keeps these arcs, which are to be `Topology.alive` and `Topology.connected`."""
-        heads = {task: self._head(task, arcs) for task, arcs in zip(self.tasks, kept, strict=True)}
+        """Return the network in which each task keeps these arcs, `Topology.alive` and `Topology.connected` in its own graph."""
+        parts = zip(self.tasks, self.topologies, kept, strict=True)
+        heads = {task: self._head(task, topology, arcs) for task, topology, arcs in parts}
         return WiredArchitecture.of(self.backbone.name, Method.DYNAMIC.value, heads)
 
-    def _head(self, task: str, kept: Kept) -> Expression:
-        topology = self.topology
+    def _head(self, task: str, topology: Topology, kept: Kept) -> Expression:
         values: dict[int, Expression] = {}
         for target, arcs in sorted(in_arcs(kept).items()):
             inputs = tuple(
@@ -100,7 +110,8 @@ class TopologySpace:
                 mask[:] = np.where(rng.random(len(arcs)) < 0.75, before, mask)
         way = self._random_way(rng)
         return tuple(
-            self.topology.alive({*way, *(arc for arc, keep in zip(arcs, mask, strict=True) if keep)}) for mask in masks
+            topology.alive({*way, *(arc for arc, keep in zip(arcs, mask, strict=True) if keep)})
+            for topology, mask in zip(self.topologies, masks, strict=True)
         )
 
     def _random_way(self, rng: np.random.Generator) -> set[Arc]:
@@ -124,10 +135,38 @@ class TopologySpace:
     def reach(self, table: CostTable, resource: Resource) -> tuple[float, float]:
         """Return the cost with the cheapest way to all outputs, common to all tasks, and with all arcs for all tasks."""
         costs = self.costs(table, resource)
-        common = (cheapest_way(self.topology, [costs], [1.0]),) * len(self.tasks)
-        return costs.total(common), costs.total(self.everything())
+        return costs.total(self.cheapest([costs], [1.0])), costs.total(self.everything())
+
+    def cheapest(self, costs: Sequence[ArcCosts], limits: Sequence[float]) -> tuple[Kept, ...]:
+        """Return the arcs of each task where all are on the `cheapest_way` under these limits, as far as they need it."""
+        way = cheapest_way(self.topology, costs, limits)
+        return tuple(topology.alive(way) for topology in self.topologies)
+
+    def check(self, table: CostTable, budgets: Sequence[Budget]) -> None:
+        """Raise BudgetError where no network is within all budgets: where the cheapest way under them is over one."""
+        costs = [self.costs(table, b.resource) for b in budgets]
+        if not budgets:
+            return
+        nearest = self.cheapest(costs, [b.value for b in budgets])
+        totals = [c.total(nearest) for c in costs]
+        for budget, total in zip(budgets, totals, strict=True):
+            if total > budget.value:
+                least, most = self.reach(table, budget.resource)
+                low = format_quantity(least, budget.resource, digits=4, rounding=ROUND_CEILING)
+                high = format_quantity(most, budget.resource, digits=4)
+                together, near = "", ""
+                if len(budgets) > 1:
+                    pairs = zip(totals, budgets, strict=True)
+                    told = (format_quantity(t, b.resource, digits=4, rounding=ROUND_CEILING) for t, b in pairs)
+                    together = f" together with {', '.join(b.text for b in budgets if b is not budget)}"
+                    near = f"; nearest to all budgets is one with {' and '.join(told)}"
+                raise BudgetError(
+                    f"budget {budget.text}{together}: dynamic reaches from {low} (all tasks on the cheapest way) to {high} (all arcs for "
+                    f"all tasks){near}. Raise the budget, or take another --method"
+                )
 
 
 def open_space(method: Method, kit: Kit, own: Mapping[str, Any]) -> TopologySpace:
     """Return the space for the backbone and tasks of `kit` under the method's own settings."""
-    return TopologySpace(kit.backbone, tuple(kit.tasks), Own.model_validate(own).flow)
+    dense = frozenset(name for name, task in kit.tasks.items() if task.dense)
+    return TopologySpace(kit.backbone, tuple(kit.tasks), dense, Own.model_validate(own).flow)

@@ -23,7 +23,7 @@ IMAGE_STATE = 0
 
 @dataclass(frozen=True)
 class Topology:
-    """The graph of all arcs. `tap` is the state that heads read beside the read-out, None where they read none."""
+    """The graph of all arcs. `tap` is the state that heads of dense tasks read beside the read-out, None where none is read."""
 
     states: tuple[State, ...]
     flow: int

@@ -1,7 +1,8 @@
 """The cheapest ways from the image to all that heads read, exactly: what a task keeps if nothing else fits a budget.
 
 A way without a dead end and without a sum is a path to the read-out and one to the tap, which part at one state. No network costs less
-than the cheapest way: what any one task keeps contains a way, and tasks that keep the same way compute it once.
+than the cheapest way: what any one dense task keeps contains a way, and tasks that keep the same way compute it once. A task that
+does not read the tap keeps the path to the read-out alone, which costs nothing more.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from bmtas.networks.backbone import Backbone
 from bmtas.networks.operations import Kit
 from costs.exact_sums import exact_sum
 from costs.table import CostTable
-from costs.units import Resource
+from costs.units import Budget, Resource
 
 MOST_BACK = 2
 """A source is at most so many nodes before its target."""
@@ -123,6 +123,9 @@ class FusionSpace:
         """Return the cost without any edge, and with all of them: each edge makes its fusion wider."""
         none = self.floor(table, resource)
         return none, none + exact_sum(self.edge_costs(table, resource))
+
+    def check(self, table: CostTable, budgets: Sequence[Budget]) -> None:
+        """Accept all budgets within reach: the network without an edge is the cheapest in every resource."""
 
     def floor(self, table: CostTable, resource: Resource) -> float:
         """Return what is paid in any case, in base units: all backbones and heads, and fusions of one input."""

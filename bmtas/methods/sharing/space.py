@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from bmtas.networks.network import GraphNetwork
 from bmtas.networks.operations import Kit
 from bmtas.tables import architecture_costs
 from costs.table import CostTable
-from costs.units import Resource
+from costs.units import Budget, Resource
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class OneNetwork:
         """Return what the network costs, twice. `resource` is MADDS or PARAMS."""
         cost = architecture_costs(table, self.architecture)[resource]
         return cost, cost
+
+    def check(self, table: CostTable, budgets: Sequence[Budget]) -> None:
+        """Accept all budgets within reach: it is one network that they are held against."""
 
 
 def initial(method: Method, own: Mapping[str, Any]) -> Init:

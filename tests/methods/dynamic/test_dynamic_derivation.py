@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import re
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bmtas.config import Method
-from bmtas.errors import BudgetError
+from bmtas.errors import BudgetError, UsageError
 from bmtas.methods.dynamic.derivation import Flow, Reduced, flows_of, reduce_within, start_network
 from bmtas.methods.dynamic.losses import scalars_of
 from bmtas.methods.dynamic.relaxation import CentralNetwork
@@ -28,7 +31,7 @@ from bmtas.profile import build_table
 from bmtas.tables import architecture_costs
 from bmtas.tasks import Task, TaskKind
 from costs.table import CostTable
-from costs.units import Budget, Resource
+from costs.units import Budget, Resource, parse_budget
 
 TASKS = (
     Task(name="normals", kind=TaskKind.NORMALS),
@@ -61,7 +64,7 @@ def paths(topology: Topology, kept: set[Arc], end: int) -> list[tuple[Arc, ...]]
 
 @pytest.mark.parametrize("seed", range(5))
 def test_flow_is_the_weight_of_all_paths(seed: int) -> None:
-    flow = flows_of(WITH_TAP, drawn(WITH_TAP, seed))[0]
+    flow = flows_of([WITH_TAP], drawn(WITH_TAP, seed))[0]
     rng = np.random.default_rng(seed)
     for share in (1.0, 0.8, 0.5):
         kept = {arc for arc in WITH_TAP.arcs if rng.random() < share}
@@ -74,7 +77,7 @@ def test_flow_is_the_weight_of_all_paths(seed: int) -> None:
 
 
 def test_what_flows_into_a_state_flows_out_or_is_read() -> None:
-    flow = flows_of(WITH_TAP, drawn(WITH_TAP, 7))[0]
+    flow = flows_of([WITH_TAP], drawn(WITH_TAP, 7))[0]
     through = flow.through(WITH_TAP.arcs)
     assert flow.total(WITH_TAP.arcs) == pytest.approx(1.0)
     for state, read in ((1, 0.0), (2, 0.5), (3, 0.0), (4, 0.0)):
@@ -93,9 +96,9 @@ def test_a_chain_carries_all_of_its_flow_over_every_arc() -> None:
     assert [tapped[arc] for arc in sorted(arcs)] == [1.0, 1.0, 0.5, 0.5, 0.5]
 
 
-def reachable(reduced: Reduced, topology: Topology) -> bool:
-    """Say whether each kept arc lies on a path from the image to an output, and the image reaches all outputs."""
-    for kept in reduced.kept:
+def reachable(reduced: Reduced, topologies: Sequence[Topology]) -> bool:
+    """Say whether each kept arc lies on a path from the image to an output of its task, and the image reaches all of those."""
+    for kept, topology in zip(reduced.kept, topologies, strict=True):
         used = [path for end in topology.outputs for path in paths(topology, set(kept), end)]
         ends = {path[-1][1] for path in used}
         if set(itertools.chain.from_iterable(used)) != kept or ends != set(topology.outputs):
@@ -108,8 +111,8 @@ def test_reduction_keeps_its_share_of_the_flow(tiny: tuple[TopologySpace, CostTa
     for seed, least in itertools.product(range(10), (0.5, 0.9)):
         reduced = reduce_within(space, drawn(space.topology, seed, 3), least, table, [])
         assert min(reduced.flows) >= least - 1e-6
-        assert reachable(reduced, space.topology)
-        flows = flows_of(space.topology, drawn(space.topology, seed, 3))
+        assert reachable(reduced, space.topologies)
+        flows = flows_of(space.topologies, drawn(space.topology, seed, 3))
         for flow, kept in zip(flows, reduced.kept, strict=True):  # nothing more could go
             spare = [arc for arc, f in flow.through(kept).items() if flow.total(kept) - f >= least]
             assert not any(space.topology.connected(kept - {arc}) for arc in spare)
@@ -140,8 +143,8 @@ def test_no_budget_within_reach_is_exceeded(tiny: tuple[TopologySpace, CostTable
             budgets = budgets_of(space, table, {resource: share})
             reduced = reduce_within(space, drawn(space.topology, seed, 3), 0.9, table, budgets)
             assert architecture_costs(table, space.architecture(reduced.kept))[resource] <= budgets[0].value
-            assert reachable(reduced, space.topology)
-            flows = flows_of(space.topology, drawn(space.topology, seed, 3))
+            assert reachable(reduced, space.topologies)
+            flows = flows_of(space.topologies, drawn(space.topology, seed, 3))
             told = [flow.total(kept) for flow, kept in zip(flows, reduced.kept, strict=True)]
             assert list(reduced.flows) == pytest.approx(told)
 
@@ -171,6 +174,80 @@ def test_a_budget_below_reach_is_refused(tiny: tuple[TopologySpace, CostTable]) 
     low, _ = space.reach(table, Resource.MADDS)
     with pytest.raises(BudgetError, match=r"budget little: dynamic reaches from .* MMAdds"):
         reduce_within(space, drawn(space.topology, 0, 3), 0.9, table, [Budget(Resource.MADDS, low - 1, "little")])
+
+
+def test_the_floor_of_a_refusal_can_be_asked_for(tiny: tuple[TopologySpace, CostTable]) -> None:
+    space, table = tiny
+    for resource in COUNTED:
+        low, _ = space.reach(table, resource)
+        with pytest.raises(BudgetError) as refused:
+            space.check(table, [Budget(resource, low - 1, "little")])
+        told = re.search(r"from ([\d.]+) (\w+)", str(refused.value))
+        assert told is not None
+        space.check(table, [parse_budget(told[1] + told[2])])
+    space.check(table, [])
+
+
+def test_budgets_that_cannot_be_kept_together_are_refused_before_a_search() -> None:
+    """MobileNetV2's way of fewest multiply-adds has more parameters than another one, and the other way round."""
+    space, table = mixed("mobilenet_v2")
+    both = [Budget(r, space.reach(table, r)[0], f"least {r}") for r in COUNTED]
+    for budget in both:
+        space.check(table, [budget])
+    with pytest.raises(BudgetError, match=r"together with least params.*nearest to all budgets is one with") as refused:
+        space.check(table, both)
+    near = re.search(r"one with ([\d.]+) (\w+) and ([\d.]+) (\w+)", str(refused.value))
+    assert near is not None
+    space.check(table, [parse_budget(near[1] + near[2]), parse_budget(near[3] + near[4])])
+
+
+@functools.cache
+def mixed(backbone: str) -> tuple[TopologySpace, CostTable]:
+    """Return the space of a classification task between two dense ones."""
+    tasks = (TASKS[0], Task(name="scene", kind=TaskKind.CLASSIFICATION, classes=("in", "out")), TASKS[1])
+    kit = Kit(get_backbone(backbone), {task.name: task for task in tasks})
+    space = open_space(Method.DYNAMIC, kit, {"flow": 1})
+    return space, with_operations(build_table(kit.backbone, tasks, SIZE), space, kit)
+
+
+def test_the_flow_of_a_classification_task_goes_to_the_read_out_alone() -> None:
+    space, table = mixed("mobilenet_v2")
+    topology = space.topology
+    logits = drawn(topology, 3, 3)
+    flow = flows_of(space.topologies, logits)[1]
+    rng = np.random.default_rng(0)
+    for share in (1.0, 0.8):
+        kept = {arc for arc in topology.arcs if rng.random() < share}
+        reaching = dict.fromkeys(range(topology.read_out + 1), 0.0) | {0: 1.0}
+        for i, j in sorted(kept, key=lambda arc: arc[1]):
+            reaching[j] += reaching[i] * flow.scalars[i, j]
+        assert flow.total(kept) == pytest.approx(reaching[topology.read_out], abs=1e-12)
+    way = reduce_within(space, logits, 0.0, table, []).kept[1]
+    ends = [j for _, j in way]
+    assert len(ends) == len(set(ends))  # one path, and nothing that leads to the tap alone
+    assert {j for _, j in way} - {i for i, _ in way} == {topology.read_out}
+
+
+def test_budgets_of_dense_and_classification_tasks_are_kept() -> None:
+    space, table = mixed("mobilenet_v2")
+    for seed, share in itertools.product(range(2), (0.0, 0.01, 0.1)):
+        resource = COUNTED[seed % 2]
+        budgets = budgets_of(space, table, {resource: share})
+        reduced = reduce_within(space, drawn(space.topology, seed, 3), 0.7, table, budgets)
+        assert architecture_costs(table, space.architecture(reduced.kept))[resource] <= budgets[0].value
+        for kept, topology in zip(reduced.kept, space.topologies, strict=True):
+            assert topology.connected(kept)
+            assert topology.alive(kept) == kept
+
+
+def test_weights_of_another_network_are_refused(tiny: tuple[TopologySpace, CostTable]) -> None:
+    space, _ = tiny
+    rewound = snapshot(central(space))
+    del rewound["links.01.02.shared.conv.0.weight"]
+    with pytest.raises(UsageError, match=r"no links\.01\.02\.shared\.conv\.0\.weight \(1 of"):
+        start_network(
+            space, TASKS, Reduced(space.everything(), (1.0,) * 3, (False,) * 3), drawn(space.topology, 0, 3), rewound
+        )
 
 
 def central(space: TopologySpace) -> CentralNetwork:

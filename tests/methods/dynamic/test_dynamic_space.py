@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
+import torch
 
 from bmtas.architecture import Architecture
 from bmtas.config import Method
+from bmtas.errors import UsageError
 from bmtas.graph import IMAGE, MergedGraph
 from bmtas.methods.dynamic.space import TopologySpace, open_space
 from bmtas.methods.dynamic.topology import Arc, ArcCosts, Kept, Topology
@@ -174,6 +176,87 @@ def test_json_and_subset(mobilenet: TopologySpace) -> None:
     alone: MergedGraph = architecture.subset(["depth"]).merged
     assert alone.tasks == ("depth",)
     assert all(name == IMAGE or name in {n.name for n in alone.nodes} for node in alone.nodes for name in node.inputs)
+
+
+SCENE = Task(name="scene", kind=TaskKind.CLASSIFICATION, classes=("in", "out"))
+
+
+@pytest.mark.parametrize("tasks", [(TASKS[0], SCENE), (SCENE, TASKS[0], TASKS[1]), (SCENE,)])
+def test_classification_tasks_do_not_pay_for_the_tap(tasks: tuple[Task, ...]) -> None:
+    kit = Kit(get_backbone("mobilenet_v2"), {task.name: task for task in tasks})
+    space = open_space(Method.DYNAMIC, kit, {"flow": 1})
+    assert space.topology.tap == (4 if any(task.dense for task in tasks) else None)
+    table = with_operations(build_table(kit.backbone, tasks, SIZE), space, kit)
+    out = space.topology.read_out
+    alone = frozenset({(0, 6), (6, out)})  # goes past the tap, which is state 4
+    tapped = frozenset({(0, 4), (4, out)})
+    kept = [tapped if task.dense else alone for task in tasks]
+    architecture = space.architecture(kept)
+    nodes = {node.name: node for node in architecture.merged.nodes}
+    assert nodes["heads.scene"].inputs == (nodes["heads.scene"].inputs[0],) * 2
+    assert nodes["read_ins.06.shared"].tasks == ("scene",)
+    for resource in COUNTED:
+        low, high = space.reach(table, resource)
+        cost = space.costs(table, resource)
+        assert cost.total(kept) == architecture_costs(table, architecture)[resource]
+        # No network is cheaper than the way of any one dense task, or than one path where there is none.
+        ways = [
+            frozenset({(0, s), (s, out)}) | ({(0, 4)} if with_tap else frozenset())
+            for s in range(1, out)
+            for with_tap in (False, True)
+        ]
+        fit = [way for way in ways if space.topology.connected(way)]
+        least = min(
+            cost.total([way if task.dense else space.topologies[t].alive(way) for t, task in enumerate(tasks)])
+            for way in fit
+        )
+        assert low <= least <= high
+    rng = np.random.default_rng(0)
+    for kept_by_chance in (space.random_kept(rng) for _ in range(50)):
+        for topology, arcs in zip(space.topologies, kept_by_chance, strict=True):
+            assert topology.connected(arcs)
+            assert topology.alive(arcs) == arcs
+        assert all(
+            low <= cost.total(kept_by_chance) <= high
+            for low, high, cost in [(*space.reach(table, r), space.costs(table, r)) for r in COUNTED]
+        )
+
+
+def test_network_of_a_dense_and_a_classification_task_computes() -> None:
+    """At a size that the backbone rounds up, as the method does: it is not refused."""
+    size = (66, 70)
+    kit = Kit(get_backbone("mobilenet_v2"), {TASKS[0].name: TASKS[0], "scene": SCENE})
+    space = open_space(Method.DYNAMIC, kit, {"flow": 1})
+    table = with_operations(build_table(kit.backbone, list(kit.tasks.values()), size), space, kit)
+    out = space.topology.read_out
+    kept = [frozenset({(0, 4), (4, out)}), frozenset({(0, 6), (4, out), (0, 4), (6, out)})]
+    architecture = space.architecture(kept)
+    network = build_network(architecture, [TASKS[0], SCENE]).eval()
+    count = count_network(network, size)
+    assert architecture_costs(table, architecture) == {Resource.MADDS: count.madds, Resource.PARAMS: count.params}
+    with torch.no_grad():
+        found = network(torch.zeros(2, 3, *size))
+    assert {name: tuple(x.shape) for name, x in found.items()} == {"normals": (2, 3, 66, 70), "scene": (2, 2)}
+
+
+def at_size(backbone: str, size: tuple[int, int]) -> CostTable:
+    kit = kit_of(backbone, 2)
+    return with_operations(
+        build_table(kit.backbone, TASKS[:2], size), open_space(Method.DYNAMIC, kit, {"flow": 1}), kit
+    )
+
+
+def test_sizes_that_the_backbone_rounds_down_are_refused() -> None:
+    message = r"size 66x70: the network of --method dynamic on vgg16 would have .* multiply-adds, not .*multiples of 8,.*--size 64x72"
+    with pytest.raises(UsageError, match=message):
+        at_size("vgg16", (66, 70))
+
+
+def test_sizes_at_which_shapes_do_not_meet_are_refused() -> None:
+    message = r"size 33x35: the network of --method dynamic on tiny has feature maps that do not meet; give sides that are multiples of 4,.*--size 32x36"
+    with pytest.raises(UsageError, match=message):
+        at_size("tiny", (33, 35))
+    assert at_size("tiny", (32, 36)).operations
 
 
 # What follows goes through all parts of a small graph: 4 states with a tap, made-up costs.
