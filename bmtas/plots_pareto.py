@@ -34,6 +34,10 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
         )
     figure = require("matplotlib.figure", "train").Figure(figsize=(7, 5), layout="constrained")
     axis = figure.subplots()
+    # Ten colours by default, which repeat; twenty tell more series apart.
+    axis.set_prop_cycle(
+        color=require("matplotlib", "train").colormaps["tab10" if len(series) <= 10 else "tab20"].colors
+    )
     for number, (name, rows) in enumerate(series.items()):
         ordered = sorted(rows, key=lambda row: row.costs[Resource.MADDS.value].mean)
         gains = [row.delta_m_percent for row in ordered if row.delta_m_percent is not None]
