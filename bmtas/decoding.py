@@ -45,8 +45,8 @@ def plan_again(run: Run, budgets: Sequence[str], readings: Mapping[Resource, Rea
     config, table = run.config(), run.table()
     if config.method is not Method.BRANCHED:
         raise UsageError(
-            f"{run.name} is of --method {config.method.value}, which has no probabilities to decode; start `bmtas search` with the other "
-            "budget, which takes seconds where nothing is trained"
+            f"{run.name} is of --method {config.method.value}, which has no probabilities of trees to decode; start `bmtas search` with the "
+            "other budget, which takes seconds where nothing is searched or trained"
         )
     if config.decode is Decode.ARGMAX:
         raise UsageError(f"{run.name} was searched with --decode argmax, which keeps no budget; search anew without it")

@@ -41,9 +41,12 @@ def read_probabilities(run: Run) -> Floats:
     saved = run.read_result(path)
     method = run.config().method
     if saved is None and method is not Method.BRANCHED:
-        raise UsageError(
-            f"{run.path} has no probabilities to show: its method is {method.value}, which takes no search"
+        why = (
+            "which searches no trees; bmtas show without --expected has what it found"
+            if method.searches
+            else "which takes no search"
         )
+        raise UsageError(f"{run.path} has no probabilities to show: its method is {method.value}, {why}")
     if saved is None and run.architecture_path.exists():
         raise UsageError(
             f"{path} is missing, though the search of this run has ended; put it back if there is a copy, or search anew with "
