@@ -125,6 +125,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
             *repeated,
             *devices,
             *_differences_in_training([run for run in runs if run.name not in idle]),
+            *_differences_in_steps(networks),
         ),
     )
 
@@ -206,6 +207,19 @@ def _row(group: Sequence[Measured]) -> Row:
         },
         Spread.of(network.delta_m_percent for network in group),
     )
+
+
+def _differences_in_steps(networks: Sequence[Measured]) -> list[str]:
+    """Return a note where methods, as they are, have trained some networks longer than others: a gain may be no more than that."""
+    steps: dict[int, list[str]] = {}
+    for network in networks:
+        labels = steps.setdefault(network.weight_steps, [])
+        if network.label not in labels:
+            labels.append(network.label)
+    if len(steps) < 2:
+        return []
+    told = "; ".join(f"{count}: {', '.join(labels)}" for count, labels in sorted(steps.items()))
+    return [f"not trained equally long, updates of weights in all, searches included, {told}"]
 
 
 def _differences_in_training(runs: Sequence[Run]) -> list[str]:

@@ -22,7 +22,7 @@ class Measured:
     """One trained and measured network. `metrics` are by task, then by the metric's name; None where nothing was valid.
 
     `label` names its row, `method` the method alone; `costs` are by resource in base units; `settings` are those that decide the
-    network, but for the seed; `delta_m_percent` is None where it is undefined.
+    network, but for the seed; `delta_m_percent` is None where it is undefined. `weight_steps` are all updates that its weights have had.
     """
 
     run: str
@@ -37,6 +37,7 @@ class Measured:
     metrics: dict[str, dict[str, float | None]]
     settings: dict[str, Any]
     delta_m_percent: float | None = None
+    weight_steps: int = 0
 
     @property
     def row(self) -> tuple[str, str, tuple[str, ...]]:
@@ -115,6 +116,7 @@ def measured_networks(run: Run, config: RunConfig) -> list[tuple[Measured, dict[
             latency_ms=milliseconds,
             metrics=metrics,
             settings=_deciding(config, label),
+            weight_steps=weight_steps(config, name),
         )
         result.append((network, content))
     return result
@@ -128,6 +130,23 @@ def _label(config: RunConfig, network: str) -> tuple[str, tuple[str, ...]]:
         return Method.SHARED.value, ()
     inherited = ", inherited weights" if network == INHERITED else ""
     return config.method.value + inherited, tuple(config.budgets)
+
+
+def weight_steps(config: RunConfig, network: str) -> int:
+    """Return how many updates the weights of a network have had since random or pretrained ones, those of a search among them."""
+    steps, searched = config.train.steps, config.search.warmup_steps + config.search.weight_steps
+    if network == INHERITED:
+        return searched + steps
+    if network != FOUND:
+        return steps
+    separate = steps if config.own.get("init") == "separate" else 0
+    if config.method is Method.MTL_NAS:  # not trained after its search
+        return separate + searched
+    if config.method is Method.DYNAMIC:
+        before = {"fresh": 0, "warm-up": config.search.warmup_steps}
+        return steps + before.get(config.own["tune_from"], searched)
+    joined = config.method in (Method.CROSS_STITCH, Method.NDDR_CNN, Method.SLUICE)
+    return 2 * steps if joined and config.own.get("init") != "backbone" else steps
 
 
 _NOT_DECIDING = {

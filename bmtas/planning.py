@@ -306,7 +306,8 @@ def _check_method(request: Request, tasks: list[str]) -> None:
     given = [option for key, option in of_others.items() if (request.search_overrides or {}).get(key) is not None]
     given += ["--decode"] if request.decode is not Decode.BEST else []
     if not method.searches:
-        given += ["--search-size or --no-resizing"] if request.no_resizing or request.search_size is not None else []
+        given += ["--search-size"] if request.search_size is not None else []
+        given += ["--no-resizing"] if request.no_resizing else []
     if given:
         why = "which searches no trees" if method.searches else "which takes no search steps"
         raise UsageError(f"{', '.join(given)}: means nothing to --method {method.value}, {why}; leave it out")

@@ -74,8 +74,8 @@ def _inheritance(run: Run) -> Callable[[GraphNetwork], None]:
     otherwise = "train without --init search, or search anew with --new"
     if not method.kept_weights or not run.architecture_path.exists():
         raise UsageError(
-            f"{run.path} has no search whose weights could be inherited (its method is {method.value}); train it "
-            "without --init search"
+            f"{run.path} has no search whose weights --init search could take over (its method is {method.value}); train it "
+            "without"
         )
     if not path.exists():
         raise UsageError(f"{path}, which holds the weights of the search, is gone; {otherwise}")

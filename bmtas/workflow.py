@@ -72,7 +72,7 @@ def _continued(plan: Plan, root: Path, progress: Progress, *, new: bool) -> tupl
         return None, False
     begun = has_checkpoint(run.search_folder / "checkpoint.pt")
     if not begun and plan.config.method.searches:
-        progress.note(f"{run.name} was stopped before its first checkpoint; it begins from the start")
+        progress.note(f"{run.name} was stopped before the first checkpoint of its search, which begins from the start")
     return run, begun
 
 

@@ -206,7 +206,10 @@ def test_different_training_is_told(tmp_path: Path) -> None:
         run_of(tmp_path, Method.SINGLE, 0, (0.5, 2.0)),
         run_of(tmp_path, Method.SHARED, 0, (0.4, 2.0), train=longer),
     ]
-    assert compare_runs(runs).notes == ("trained differently: steps is 150 in 001-single, 9 in 002-shared",)
+    assert compare_runs(runs).notes == (
+        "trained differently: steps is 150 in 001-single, 9 in 002-shared",
+        "not trained equally long, updates of weights in all, searches included, 9: shared; 150: single",
+    )
 
 
 def test_searches_that_differ_in_more_than_the_seed_are_apart(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_it_is_refused_where_nothing_was_searched_or_nothing_can_inherit(
     for arguments, message in (
         (
             ("--init", "search", "--runs", tmp_path),
-            "no search whose weights could be inherited (its method is vanilla)",
+            "no search whose weights --init search could take over (its method is vanilla)",
         ),
         (("--init", "search", "--network", "shared", "--runs", run.path.parent), "only the network found can inherit"),
         (("--init", "serach", "--runs", run.path.parent), "unknown --init 'serach'; did you mean 'search'?"),

@@ -225,7 +225,7 @@ def test_a_baseline_that_was_killed_before_its_tree_goes_on_and_trains_nothing_t
         ("single", ("--warmup-steps", 3), 2, "--warmup-steps: means nothing to --method single"),
         ("vanilla", ("--resource-weight", 1), 2, "--resource-weight or --no-resource-term: means nothing"),
         ("random", ("--decode", "argmax"), 2, "--decode: means nothing to --method random"),
-        ("fafs", ("--no-resizing",), 2, "--search-size or --no-resizing: means nothing to --method fafs"),
+        ("fafs", ("--no-resizing",), 2, "--no-resizing: means nothing to --method fafs"),
         ("bmn", ("--estimator", "soft"), 2, "--estimator: means nothing to --method bmn"),
         ("random", ("--from", "RANDOM"), 2, "name the run with --from, which no other method takes"),
         ("branched", ("--from", "RANDOM"), 2, "name the run with --from, which no other method takes"),

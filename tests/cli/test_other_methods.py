@@ -91,6 +91,18 @@ def test_they_stand_in_one_table(runs: dict[str, Run], bmtas: Callable[..., Any]
     assert set(networks) >= {*SEARCHES, *FIXED}
     assert networks["cross-stitch"]["costs"]["madds"] == SEPARATE  # scalars are no multiply-adds
     assert networks["nddr-cnn"]["costs"]["madds"] > SEPARATE
+    # Two steps of training each; before them two of separate networks, or four of a search, or both and none after.
+    steps = {method: network["weight_steps"] for method, network in networks.items() if method in (*SEARCHES, *FIXED)}
+    assert steps == {
+        "automtl": 2,
+        "mtan": 2,
+        "cross-stitch": 4,
+        "nddr-cnn": 4,
+        "sluice": 4,
+        "mtl-nas": 6,
+        "dynamic": 6,
+    }
+    assert "not trained equally long" in " ".join(json.loads(result.out)["notes"])
 
 
 @pytest.mark.parametrize("method", [*SEARCHES, *FIXED])

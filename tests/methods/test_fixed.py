@@ -183,8 +183,8 @@ def test_settings_of_a_search_mean_nothing_to_a_baseline(method: str, key: str) 
     ("options", "named"),
     [
         ({"decode": Decode.ARGMAX}, "--decode"),
-        ({"search_size": (32, 32)}, "--search-size or --no-resizing"),
-        ({"no_resizing": True}, "--search-size or --no-resizing"),
+        ({"search_size": (32, 32)}, "--search-size"),
+        ({"no_resizing": True}, "--no-resizing"),
         ({"decode": Decode.ARGMAX, "search_overrides": {"warmup_steps": 1}}, "--warmup-steps, --decode"),
     ],
 )
