@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from bmtas.errors import UsageError, nearest
+from bmtas.errors import UsageError
 from bmtas.graph import layer_name
 
 if TYPE_CHECKING:
@@ -95,9 +96,15 @@ def get_backbone(name: str) -> Backbone:
         return backbones[name]
     from bmtas.networks.torchvision_backbones import torchvision_backbone, torchvision_names
 
-    if name in torchvision_names():
+    others = torchvision_names()
+    if name in others:
         return torchvision_backbone(name)
-    raise UsageError(f"unknown backbone {name!r}; {nearest(name, backbones)}")
+    close = difflib.get_close_matches(name.lower(), [*backbones, *others], n=1, cutoff=0.8)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    raise UsageError(
+        f"unknown backbone {name!r}; {meant}known: {', '.join(sorted(backbones))}, and torchvision's convolutional classifiers by their names, "
+        "such as resnet18"
+    )
 
 
 def channels_last(module: nn.Module) -> None:
