@@ -89,7 +89,8 @@ def check_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert list(found) == list(expected)
     for name, value in expected.items():
         scale = float(value.abs().max()) if value.dtype.is_floating_point else 1.0
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-10 * scale, msg=lambda m, n=name: f"{n}: {m}")
+        atol = 1e-10 * scale + 1e-13  # the gradient of a bias before a normalisation is 0 but for rounding
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize(("name", "index"), LAYERS)
