@@ -18,9 +18,9 @@ import shlex
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+from ccp_table import Cell as Asked
 from ccp_table import Record, start
 
 SCALE = "--search-size 64x64 --train-size 64x64 --train-steps 150"
@@ -31,18 +31,8 @@ FREE = ("mtan",)
 _SEARCHES = ("branched", "mtl-nas", "automtl", "dynamic")
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(Asked):
     """One run: a method at a budget (empty for those without) with a seed."""
-
-    method: str
-    budget: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Name of the cell in the record of what has ended."""
-        return " ".join(part for part in (self.method, self.budget, str(self.seed)) if part)
 
     def search(self, options: argparse.Namespace) -> list[str]:
         """Return the command that finds the architecture."""

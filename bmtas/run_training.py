@@ -19,8 +19,8 @@ from bmtas.files import atomic_path
 from bmtas.networks.network import GraphNetwork
 from bmtas.parallel import How
 from bmtas.progress import Progress
-from bmtas.runs import INHERITED, START, Run, all_runs
-from bmtas.train import Training
+from bmtas.runs import INHERITED, SEPARATE, START, Run, all_runs
+from bmtas.train import Training, load_network
 
 
 def open_run_dataset(run: Run) -> Dataset:
@@ -52,6 +52,14 @@ def train_network(run: Run, name: str, progress: Progress, how: How) -> str | No
         data, folder = open_run_dataset(run), run.network(name)
         Training(run.config(), run.architecture(name), data, folder, how, start).run(progress)
     return said
+
+
+def separate_network(run: Run, progress: Progress, how: How) -> GraphNetwork:
+    """Return the run's networks of single tasks, trained: now, or going on where that stopped, or before."""
+    said = train_network(run, SEPARATE, progress, how)
+    if said:
+        progress.note(said)
+    return load_network(run.config(), run.architecture(SEPARATE), run.require_trained(SEPARATE))
 
 
 def _beginning(run: Run, name: str) -> Callable[[GraphNetwork], None] | None:

@@ -291,16 +291,13 @@ def _describe(plan: Any, json: str | None) -> None:
 
 def _reach(plan: Any, resource: Any) -> tuple[float, float]:
     """Return what the cheapest and the dearest network of the plan's method cost."""
-    from bmtas.methods.spaces import open_space
-    from bmtas.networks.backbone import get_backbone
-    from bmtas.networks.operations import Kit
+    from bmtas.methods.spaces import kit_of, open_space
     from costs.reach import budget_range
 
     config = plan.config
     if not config.method.wired:
         return budget_range(plan.table, resource)
-    kit = Kit(get_backbone(config.backbone), {task.name: task for task in config.task_list()})
-    return open_space(config.method, kit, config.own).reach(plan.table, resource)
+    return open_space(config.method, kit_of(config), config.own).reach(plan.table, resource)
 
 
 def _kind(config: Any) -> str:

@@ -7,9 +7,7 @@ from abc import ABC, abstractmethod
 from bmtas.files import write_json
 from bmtas.methods.finder import Found
 from bmtas.methods.relaxed import RelaxedNetwork
-from bmtas.methods.spaces import open_space
-from bmtas.networks.backbone import get_backbone
-from bmtas.networks.operations import Kit
+from bmtas.methods.spaces import kit_of, open_space
 from bmtas.networks.weights import Weights, load_weights
 from bmtas.parallel import How
 from bmtas.planning import Plan
@@ -26,7 +24,7 @@ class RelaxedFinder(ABC):
         """Prepare everything that does not change. Raises what the data raise, and UsageError for batches not to be shared."""
         self.plan, self.how = plan, how
         self.tasks = plan.config.task_list()
-        self.kit = Kit(get_backbone(plan.config.backbone), {task.name: task for task in self.tasks})
+        self.kit = kit_of(plan.config)
         self.space = open_space(plan.config.method, self.kit, plan.config.own)
         self.relaxed: RelaxedNetwork
         self._weights: Weights | None = None

@@ -14,6 +14,9 @@ from bmtas.networks.operations import Kit, count_operations_of
 from costs.table import CostTable
 from costs.units import Budget, Resource
 
+COUNTED = (Resource.MADDS, Resource.PARAMS)
+"""The resources in which operations of networks that are no trees are counted, and their budgets given."""
+
 
 class Space(Protocol):
     """All networks that a method can derive for the tasks of a kit on its backbone."""

@@ -9,14 +9,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bmtas.config import Method, Preset
+from bmtas.config import Method, Preset, RunConfig
 from bmtas.errors import BudgetError, UsageError, nearest
-from bmtas.methods.space import Space
+from bmtas.methods.space import COUNTED, Space
+from bmtas.networks.backbone import get_backbone
 from bmtas.networks.operations import Kit
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity, parse_budget
 
-_COUNTED = (Resource.MADDS, Resource.PARAMS)
+
+def kit_of(config: RunConfig) -> Kit:
+    """Return the backbone and tasks of a run, without pretrained weights. Raises UsageError for an unknown backbone."""
+    return Kit(get_backbone(config.backbone), {task.name: task for task in config.task_list()})
 
 
 def open_space(method: Method, kit: Kit, own: Mapping[str, Any]) -> Space:
@@ -79,7 +83,7 @@ def space_budgets(
     """
     notes: list[str] = []
     for budget in asked:
-        if budget.resource not in _COUNTED:
+        if budget.resource not in COUNTED:
             raise UsageError(
                 f"budget {budget.text}: --method {method.value} makes networks that are no trees, whose {budget.resource} no table states "
                 "before they are built; give a budget in MAdds or Params, or take --method branched"
@@ -87,8 +91,8 @@ def space_budgets(
     if len({b.resource for b in asked}) < len(asked):
         raise UsageError("one budget per resource: " + ", ".join(b.text for b in asked) + " name one twice")
     budgets = list(asked)
-    low, high = space.reach(table, Resource.MADDS)
-    if not budgets and steered and low < high:
+    low, high = space.reach(table, Resource.MADDS) if not budgets and steered else (0.0, 0.0)
+    if low < high:
         text = format_quantity((low + high) / 2, Resource.MADDS, digits=4, rounding=ROUND_CEILING).replace(" ", "")
         budgets = [parse_budget(text)]
         notes.append(

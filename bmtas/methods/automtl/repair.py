@@ -17,10 +17,10 @@ from bmtas.errors import BudgetError
 from bmtas.methods.automtl.prices import CHOICES, Choices, Floats, Prices
 from bmtas.methods.automtl.reach import cheapest_choices
 from bmtas.methods.automtl.space import ConvolutionSpace
+from bmtas.methods.space import COUNTED
 from costs.table import CostTable
 from costs.units import Budget, Resource, format_quantity
 
-_COUNTED = (Resource.MADDS, Resource.PARAMS)
 _MIXTURES = 21
 """So many weightings of two budgets are tried for a network that is within both."""
 _ROUNDS = 40
@@ -40,7 +40,7 @@ class Limits:
     @classmethod
     def of(cls, space: ConvolutionSpace, table: CostTable, budgets: Sequence[Budget]) -> Limits:
         """Take the prices from a table."""
-        return cls(space, {r: space.prices(table, r) for r in _COUNTED}, tuple(budgets))
+        return cls(space, {r: space.prices(table, r) for r in COUNTED}, tuple(budgets))
 
     def costs(self, policies: npt.NDArray[np.int64]) -> dict[Resource, Floats]:
         """Return the cost in each resource of networks (B, T, L), (B,)."""

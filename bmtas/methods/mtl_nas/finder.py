@@ -26,9 +26,8 @@ from bmtas.networks.weights import Weights
 from bmtas.parallel import How
 from bmtas.planning import Plan
 from bmtas.progress import Progress
-from bmtas.run_training import train_network
-from bmtas.runs import SEPARATE, Run
-from bmtas.train import load_network
+from bmtas.run_training import separate_network
+from bmtas.runs import Run
 from costs.table import CostTable
 
 
@@ -53,12 +52,7 @@ class FusionFinder(RelaxedFinder):
         """Train the networks of single tasks that the search begins with, or go on with it."""
         if self._own.init is not Init.SEPARATE:
             return
-        said = train_network(run, SEPARATE, progress, self.how)
-        if said:
-            progress.note(said)
-        self._separate = load_network(
-            self.plan.config, run.architecture(SEPARATE), run.network(SEPARATE) / "weights.pt"
-        )
+        self._separate = separate_network(run, progress, self.how)
 
     def make_relaxed(self, weights: Weights | None) -> RelaxedFusions:
         """Return all backbones with all edges."""

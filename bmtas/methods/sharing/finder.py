@@ -15,10 +15,9 @@ from bmtas.networks.weights import Weights, load_weights
 from bmtas.parallel import How
 from bmtas.planning import Plan
 from bmtas.progress import Progress
-from bmtas.run_training import train_network
-from bmtas.runs import SEPARATE, Run
+from bmtas.run_training import separate_network
+from bmtas.runs import Run
 from bmtas.tables import architecture_costs
-from bmtas.train import load_network
 from costs.table import CostTable
 from costs.units import format_quantity
 
@@ -54,11 +53,7 @@ class SharingFinder:
         """Train the separate networks, or go on with it."""
         if self._init is not Init.SEPARATE:
             return
-        said = train_network(run, SEPARATE, progress, self._how)
-        if said:
-            progress.note(said)
-        config = self._plan.config
-        self._separate = load_network(config, run.architecture(SEPARATE), run.network(SEPARATE) / "weights.pt")
+        self._separate = separate_network(run, progress, self._how)
 
     def derive(self, table: CostTable) -> Found:
         """Return the network with its first weights. Raises BudgetError as `prepare` does, by `table`."""
