@@ -288,6 +288,11 @@ class WiredArchitecture(Architecture):
             raise UsageError(
                 f"architecture: its outputs {fields.outputs} must name one of its {len(expressions)} nodes for each of its tasks {fields.tasks}"
             )
+        for task, place in fields.outputs.items():
+            if expressions[place].operation != head_name(task):
+                raise UsageError(
+                    f"architecture: the output of {task} is node {place}, {expressions[place].operation}, but must be {head_name(task)}"
+                )
         return cls.of(
             fields.backbone, fields.method, {task: expressions[fields.outputs[task]] for task in fields.tasks}
         )

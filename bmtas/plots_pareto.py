@@ -12,7 +12,7 @@ from costs.units import Resource
 
 _DOTS_PER_INCH = 120
 _MARKERS = "os^Dv<>ph*X"
-_GIGA = 1e9
+_SCALES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
 
 def draw_pareto(comparison: Comparison, path: Path) -> None:
@@ -38,11 +38,14 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
     axis.set_prop_cycle(
         color=require("matplotlib", "train").colormaps["tab10" if len(series) <= 10 else "tab20"].colors
     )
+    most = max(row.costs[Resource.MADDS.value].mean for rows in series.values() for row in rows)
+    # One tenth still reads well: 0.1 GMAdds.
+    prefix, scale = next((p, s) for p, s in _SCALES if most >= s / 10 or s == 1.0)
     for number, (name, rows) in enumerate(series.items()):
         ordered = sorted(rows, key=lambda row: row.costs[Resource.MADDS.value].mean)
         gains = [row.delta_m_percent for row in ordered if row.delta_m_percent is not None]
         axis.errorbar(
-            [row.costs[Resource.MADDS.value].mean / _GIGA for row in ordered],
+            [row.costs[Resource.MADDS.value].mean / scale for row in ordered],
             [gain.mean for gain in gains],
             yerr=[gain.deviation or 0.0 for gain in gains],
             marker=_MARKERS[number % len(_MARKERS)],
@@ -50,7 +53,7 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
             linewidth=1,
             label=name,
         )
-    axis.set_xlabel("GMAdds")
+    axis.set_xlabel(f"{prefix}MAdds")
     axis.set_ylabel("Delta_m %")
     axis.grid(visible=True, linewidth=0.3)
     axis.legend(fontsize=8)

@@ -16,10 +16,11 @@ runs/003-scenes-9GMAdds/
 from __future__ import annotations
 
 import errno
+import math
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
 from bmtas.files import read_json, write_json, write_text
 from bmtas.tables import architecture_costs
 from costs.table import CostTable
-from costs.units import format_quantity, parse_budget
+from costs.units import Resource, format_quantity, parse_budget
 
 RESULT_SCHEMA = 1
 """Version of the JSON files of a run other than its configuration."""
@@ -120,6 +121,7 @@ class Run:
                 f"{expected[0]} with tasks {expected[1]} and {expected[2]} layers; it was changed after it was written"
             )
         costs = architecture_costs(self.table(), architecture)
+        self._check_stated(costs, config)
         for budget in map(parse_budget, config.budgets):
             cost = costs[budget.resource]
             if cost > budget.value:
@@ -128,6 +130,22 @@ class Run:
                     f"{budget.text}; it was changed after it was written"
                 )
         return architecture
+
+    def _check_stated(self, costs: Mapping[Resource, float], config: RunConfig) -> None:
+        """Raise UsageError where the costs or the method in the architecture's file are not those of the run's table and configuration."""
+        stated = read_json(self.architecture_path, RESULT_SCHEMA)
+        if stated["method"] != config.method.value:
+            raise UsageError(
+                f"{self.architecture_path} is of --method {stated['method']}, but the run is of {config.method.value}; it was changed after "
+                "it was written"
+            )
+        for resource, cost in costs.items():
+            told = stated.get("costs", {}).get(resource.value, cost)
+            if not (isinstance(told, (int, float)) and math.isclose(told, cost, rel_tol=1e-9)):
+                raise UsageError(
+                    f"{self.architecture_path} states {resource.value} {told}, but by {self.path / 'table.json'} its network costs {cost}; one of "
+                    "the two was changed after it was written. Restore it, or search anew with --new"
+                )
 
     def trained(self) -> list[str]:
         """Return the names of the networks that have been trained, found first."""

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bmtas.architecture import BranchedArchitecture
+from bmtas.architecture import BranchedArchitecture, WiredArchitecture
 from bmtas.files import read_json
 from bmtas.runs import FOUND, INHERITED, SEPARATE, SHARED, Run
 from bmtas.tables import architecture_costs
 from bmtas.tasks import Task
+from bmtas.wired import computed_for
 
 BENCH_SCHEMA = 2
 """Version of the `bench.json` that this version of bmtas writes; those of version 1 are read, too."""
@@ -64,8 +65,9 @@ def summarise_run(run: Run) -> dict[str, Any]:
             "delta_m_percent": _delta_of(metrics, baseline, tasks),
             "latency": network_latency(bench, name),
         }
-    head = {"schema_version": 1, "run": run.name, "budgets": run.config().budgets}
-    return {**head, "tree": _tree(run), "networks": networks}
+    config = run.config()
+    head = {"schema_version": 1, "run": run.name, "method": config.method.value, "budgets": config.budgets}
+    return {**head, "tree": _tree(run), "wired": _wired(run), "networks": networks}
 
 
 def _tree(run: Run) -> dict[str, Any] | None:
@@ -81,6 +83,21 @@ def _tree(run: Run) -> dict[str, Any] | None:
         "groupings": [[list(block) for block in grouping] for grouping in found.groupings],
         **{key: stored.get(key) for key in ("exact", "gap", "log_probability")},
         "layers_shared": {a: {b: found.shared_depth(a, b) for b in found.tasks if b != a} for a in found.tasks},
+    }
+
+
+def _wired(run: Run) -> dict[str, Any] | None:
+    """Return what a network that is no tree computes for whom, and how its method came to it; None of trees."""
+    stored = run.read_result(run.architecture_path)
+    if stored is None:
+        return None
+    found = run.architecture(FOUND)
+    if not isinstance(found, WiredArchitecture):
+        return None
+    own = {*found.to_json(), "costs", "measured"}
+    return {
+        "computed_for": [part.to_json() for part in computed_for(found, run.table())],
+        "derivation": {key: value for key, value in stored.items() if key not in own},
     }
 
 

@@ -154,6 +154,7 @@ def search_command(
     from bmtas.runs import FOUND, open_run
     from bmtas.workflow import run_search
     from cli.console import ShownProgress, emit_json, out, parse_settings, parse_size
+    from cli.plan_view import show_plan
     from cli.show import render_run
     from export.latency.keeping import metered
 
@@ -216,7 +217,7 @@ def search_command(
                 kept = metered(plan.table, plan.budgets, plan.config.task_list(), progress, measure=False)
                 plan = replace(plan, table=kept.table)
                 check_labels(plan.dataset, plan.config.task_list(), progress)
-                _describe(plan, json)
+                show_plan(plan, json)
             return
         how = How(join_processes(device), compile=compiled, tensorboard=tensorboard)
         meters: list[Any] = []  # of the first process alone, for processes that measure at once slow each other down
@@ -235,70 +236,3 @@ def search_command(
         emit_json({"run": str(run.path), **read_json(run.architecture_path, 1)}, json)
     if json != "-":
         render_run(run, out())
-
-
-def _describe(plan: Any, json: str | None) -> None:
-    from bmtas.config import Method
-    from bmtas.schedule import Schedule
-    from cli.console import emit_json, out
-    from costs.units import format_quantity
-
-    if json is not None:
-        emit_json(plan.config.model_dump(mode="json"), json)
-    if json == "-":
-        return
-    console = out()
-    config, search = plan.config, plan.config.search
-    console.print(
-        f"tasks: {', '.join(t['name'] for t in config.tasks)}; backbone {config.backbone}, weights {config.weights}"
-    )
-    for budget in plan.budgets:
-        reach = _reach(plan, budget.resource)
-        least, most = (format_quantity(v, budget.resource) for v in reach)
-        shared, split, separate = (
-            format_quantity(total(budget.resource), budget.resource)
-            for total in (plan.table.shared_total, plan.table.split_total, plan.table.separate_total)
-        )
-        console.print(
-            f"budget: {budget.text}; {_kind(config)} cost {least} to {most} (all shared {shared}, only the stem shared {split}), separate "
-            f"networks {separate}"
-        )
-    if not plan.budgets:
-        whatever = "whatever the search comes to is handed over" if config.method.searches else "none is kept"
-        console.print(f"no budget: {whatever}")
-    if config.own:
-        console.print(
-            f"method: {config.method.value}; " + ", ".join(f"{k}={v}" for k, v in config.own.items()), markup=False
-        )
-    if config.method is Method.BRANCHED:
-        console.print(f"estimator: {search.estimator.value}; decode: {config.decode.value}")
-    if config.method.searches:
-        console.print(
-            f"search: {len(Schedule(search))} steps at {config.search_size[0]}x{config.search_size[1]}, batch {search.batch_size}: "
-            f"{search.warmup_steps} of warm-up, {search.weight_steps} of weights, the others of the architecture"
-        )
-    else:
-        trained = {Method.FAFS: "the shared network is", Method.BMN: "the separate networks are"}.get(config.method)
-        first = f", for which {trained} trained first" if trained else ""
-        if not config.own:
-            console.print(f"method: {config.method.value}{first}")
-    console.print(
-        f"then `bmtas train`: {config.train.steps} steps at {config.train_size[0]}x{config.train_size[1]}, batch "
-        f"{config.train.batch_size}"
-    )
-    console.print("nothing was written, and weights were not fetched (--dry-run)")
-
-
-def _reach(plan: Any, resource: Any) -> tuple[float, float]:
-    """Return what the cheapest and the dearest network of the plan's method cost."""
-    from bmtas.methods.spaces import kit_of, open_space
-    from costs.reach import budget_range
-
-    config = plan.config
-    if not config.method.wired:
-        return budget_range(plan.table, resource)
-    return open_space(config.method, kit_of(config), config.own).reach(plan.table, resource)
-
-
-def _kind(config: Any) -> str:
-    return f"networks of {config.method.value}" if config.method.wired else "trees"

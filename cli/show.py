@@ -72,6 +72,7 @@ def render_run(run: Any, console: Any) -> None:
     from bmtas.config import Method
     from bmtas.summary import network_costs
     from bmtas.tables import column_label
+    from bmtas.wired import derivation_text
     from costs.units import format_quantity
 
     config, table = run.config(), run.table()
@@ -94,6 +95,9 @@ def render_run(run: Any, console: Any) -> None:
         drawn = [f"search/{path.name}" for path in sorted(run.search_folder.glob("*.png"))]
         pictures = f"; pictures: {', '.join(drawn)}" if drawn else ""
         console.print(f"method: {config.method.value}{pictures}", markup=False, soft_wrap=True)
+        derived = derivation_text(config.method, found)
+        if derived:
+            console.print(derived, markup=False, soft_wrap=True)
     elif config.method is not Method.BRANCHED:
         console.print(f"method: {config.method.value}, no search{_how(run)}", markup=False, soft_wrap=True)
     elif tree and all(count == 1 for count in tree.group_counts):
@@ -196,7 +200,7 @@ def render_results(run: Any, console: Any) -> None:
             *(format_quantity(entry["costs"][r.value], r) if r.value in entry["costs"] else "-" for r in resources),
             *cells,
             "-" if delta is None else f"{delta:+.2f}",
-            "-" if latency is None else f"{latency['median_ms']:.0f}",
+            "-" if latency is None else _milliseconds(latency["median_ms"]),
         )
     if constants is not None:
         cells = [_number(constants["tasks"][t.name]["best_constant"]) for t in tasks]
@@ -209,6 +213,10 @@ def render_results(run: Any, console: Any) -> None:
     else:
         view.caption = "'-' is not measured yet: bmtas train --network all, bmtas export --network all, bmtas bench"
     console.print(view)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _number(value: float | None) -> str:

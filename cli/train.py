@@ -35,7 +35,7 @@ def train_command(
     from bmtas.parallel import How, join_processes
     from bmtas.ranks import speaks
     from bmtas.run_training import train_network
-    from bmtas.runs import FOUND, INHERITED, open_run
+    from bmtas.runs import FOUND, INHERITED, SEPARATE, open_run
     from bmtas.workflow import evaluate_networks
     from cli.console import ShownProgress, out
     from cli.networks import chosen_networks
@@ -62,5 +62,8 @@ def train_command(
         how.parallel.leave()
         if not speaks():
             return
-        evaluate_networks(chosen, names, progress, device=device)
+        # A method may have trained the separate networks, which Delta_m is relative to.
+        unmeasured = SEPARATE in chosen.trained() and not (chosen.network(SEPARATE) / "metrics.json").exists()
+        measured = [*names, SEPARATE] if unmeasured and SEPARATE not in names else names
+        evaluate_networks(chosen, measured, progress, device=device)
     render_results(chosen, out())

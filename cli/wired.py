@@ -9,22 +9,14 @@ def wired_view(architecture: Any, table: Any) -> Any:
     """Return a table: for each set of tasks, how many operations are computed for exactly these, and what they cost."""
     from rich.table import Table
 
+    from bmtas.wired import computed_for
     from costs.units import Resource, format_quantity
 
-    graph = architecture.merged
-    copies: dict[str, set[tuple[str, ...]]] = {}
-    for node in graph.nodes:
-        copies.setdefault(node.module, set()).add(node.tasks)
-    sets: dict[tuple[str, ...], list[Any]] = {}
-    for node in graph.nodes:
-        sets.setdefault(node.tasks, []).append(node)
     view = Table(title=f"{architecture.backbone}, what is computed for whom")
     for name in ("for the tasks", "operations", "MAdds", "weights also used for other tasks"):
         view.add_column(name, justify="left" if name == "for the tasks" else "right")
-    for tasks in sorted(sets, key=lambda names: (-len(names), [architecture.tasks.index(n) for n in names])):
-        nodes = sets[tasks]
-        madds = sum(table.operation_cost(node.operation, Resource.MADDS) for node in nodes)
-        elsewhere = sum(len(copies[node.module]) > 1 and node.module != node.operation for node in nodes)
-        who = "all" if len(tasks) == len(architecture.tasks) > 1 else " + ".join(tasks)
-        view.add_row(who, str(len(nodes)), format_quantity(madds, Resource.MADDS), str(elsewhere))
+    for part in computed_for(architecture, table):
+        who = "all" if len(part.tasks) == len(architecture.tasks) > 1 else " + ".join(part.tasks)
+        madds = format_quantity(part.madds, Resource.MADDS)
+        view.add_row(who, str(part.operations), madds, str(part.weights_shared))
     return view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,5 +168,67 @@ def test_a_dry_run_says_the_reach_and_the_settings(method: str, bmtas: Callable[
     result = bmtas(*search(tmp_path / "runs", method, "--budget", SEARCHES[method], "--dry-run"))
     assert result.code == 0, result.err
     assert f"networks of {method} cost" in " ".join(result.out.split())
-    assert f"method: {method}; " in result.out
+    assert f"method: {method}" in result.out
+    assert "=" in result.out.split(f"method: {method}")[1].split("search:")[0]
     assert not (tmp_path / "runs").exists()
+
+
+def test_where_separate_networks_were_trained_first_training_measures_against_them(runs: dict[str, Run]) -> None:
+    assert {method for method, run in runs.items() if (run.network("separate") / "metrics.json").exists()} == {
+        "mtl-nas",
+        "cross-stitch",
+        "nddr-cnn",
+        "sluice",
+    }
+
+
+@pytest.mark.parametrize("method", ["automtl", "mtan"])
+def test_the_json_of_show_says_what_is_computed_for_whom(
+    runs: dict[str, Run], method: str, bmtas: Callable[..., Any]
+) -> None:
+    run = runs[method]
+    result = bmtas("show", "--runs", run.path.parent, "--run", run.name, "--json", "-")
+    assert result.code == 0, result.err
+    shown = json.loads(result.out)
+    assert (shown["method"], shown["tree"]) == (method, None)
+    parts = shown["wired"]["computed_for"]
+    assert sum(part["madds"] for part in parts) == shown["networks"]["found"]["costs"]["madds"]
+    assert ("policies" in shown["wired"]["derivation"]) == (method == "automtl")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("table.json", "one of the two was changed"), ("architecture.json", "states madds")]
+)
+def test_a_table_or_network_changed_by_hand_is_told_by_name(
+    runs: dict[str, Run], file: str, message: str, bmtas: Callable[..., Any], tmp_path: Path
+) -> None:
+    copy = tmp_path / runs["mtan"].name
+    shutil.copytree(runs["mtan"].path, copy)
+    content = read(copy / file)
+    if file == "table.json":
+        content["layers"][0]["per_group"]["madds"] += 64
+    else:
+        content["costs"]["madds"] += 64
+    (copy / file).write_text(json.dumps(content), encoding="utf-8")
+    result = bmtas("show", "--run", copy)
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+
+
+@pytest.mark.parametrize(
+    ("method", "first"), [("mtl-nas", True), ("sluice", True), ("mtan", False), ("dynamic", False)]
+)
+def test_a_dry_run_says_what_is_trained_first_and_what_a_fixed_network_costs(
+    method: str, first: bool, bmtas: Callable[..., Any], tmp_path: Path
+) -> None:
+    result = bmtas(
+        "search", "--data", "planted", "--backbone", "tiny", "--method", method, "--dry-run", "--runs", tmp_path
+    )
+    assert result.code == 0, result.err
+    told = " ".join(result.out.split())
+    assert ("separate networks are trained first" in told) == first
+    assert "None" not in told
+    if method == "sluice":
+        assert "the network of sluice costs 5.3" in told
+    if method == "mtl-nas":
+        assert "evaluates alone" in told

@@ -32,7 +32,7 @@ class Own(Settings):
 
     flow: int = Field(default=5, ge=1)  # M: a link skips at most M - 1 states (5, 7 and 9 in table 5)
     squeeze_weight: float = Field(default=0.05, ge=0)  # lambda_sq of table 3: .05, .01 or .005, by data set
-    squeeze_links: float | None = Field(default=None, ge=0)  # kappa; None: as many links as a chain of all states has
+    squeeze_links: float | None = Field(default=None, ge=0, description="as many as a chain of all states has")  # kappa
     keep_flow: float = Field(default=0.9, ge=0, le=1)  # links are deleted while so much of a task's flow is left
     search_weights: SearchWeights = SearchWeights.HEADS
     tune_from: TuneFrom = TuneFrom.WARM_UP
