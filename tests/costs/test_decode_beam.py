@@ -89,7 +89,8 @@ def listed_for(tasks: int, sharpness: float) -> tuple[Floats, dict[tuple[Groupin
 @pytest.mark.parametrize(
     ("tasks", "rising", "resources"),
     [
-        *((tasks, True, chosen) for tasks in (9, 10) for chosen in ((M,), (MS,), (MIB,), (M, MS))),
+        *((9, True, chosen) for chosen in ((M,), (MS,), (MIB,), (M, MS))),
+        *(pytest.param(10, True, chosen, marks=pytest.mark.slow) for chosen in ((M,), (MS,), (MIB,), (M, MS))),
         (9, False, (MS,)),
     ],
 )
@@ -111,7 +112,7 @@ def test_the_gap_bounds_what_a_narrow_beam_loses(tasks: int, rising: bool, resou
             assert found.log_probability == pytest.approx(best, abs=1e-9)
 
 
-@pytest.mark.parametrize("resource", [M, MS])
+@pytest.mark.parametrize("resource", [M, pytest.param(MS, marks=pytest.mark.slow)])
 def test_a_wider_beam_finds_more(draw_probs: Draw, resource: Resource) -> None:
     rng = np.random.default_rng(0)
     found: dict[int, list[float]] = {1: [], 4: [], 256: []}

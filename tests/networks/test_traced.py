@@ -61,7 +61,12 @@ def run(trace: Trace, kit: Kit, image: Tensor, last: str) -> tuple[Tensor, dict[
     return values[read], values
 
 
-@pytest.mark.parametrize("name", FEATURES)
+_LARGE = ("densenet121", "vgg16_bn")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in _LARGE else name for name in FEATURES]
+)
 def test_traced_operations_compute_what_the_model_computes(name: str, tmp_path: Path) -> None:
     model, backbone = settled(name), torchvision_backbone(name)
     encoder = {

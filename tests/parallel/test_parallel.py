@@ -29,7 +29,7 @@ def test_normalisation_of_two_halves_is_that_of_the_whole(finished: Finished) ->
         assert answer["evaluates_alike"]
 
 
-@pytest.mark.parametrize("estimator", ["soft", "sampled"])
+@pytest.mark.parametrize("estimator", ["soft", pytest.param("sampled", marks=pytest.mark.slow)])
 def test_two_processes_search_as_one_with_the_whole_batch(finished: Finished, tmp_path: Path, estimator: str) -> None:
     for processes in (1, 2):
         finished(processes, "search_worker.py", tmp_path / f"{processes}.json", estimator)

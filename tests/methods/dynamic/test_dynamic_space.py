@@ -181,7 +181,9 @@ def test_json_and_subset(mobilenet: TopologySpace) -> None:
 SCENE = Task(name="scene", kind=TaskKind.CLASSIFICATION, classes=("in", "out"))
 
 
-@pytest.mark.parametrize("tasks", [(TASKS[0], SCENE), (SCENE, TASKS[0], TASKS[1]), (SCENE,)])
+@pytest.mark.parametrize(
+    "tasks", [(TASKS[0], SCENE), pytest.param((SCENE, TASKS[0], TASKS[1]), marks=pytest.mark.slow), (SCENE,)]
+)
 def test_classification_tasks_do_not_pay_for_the_tap(tasks: tuple[Task, ...]) -> None:
     kit = Kit(get_backbone("mobilenet_v2"), {task.name: task for task in tasks})
     space = open_space(Method.DYNAMIC, kit, {"flow": 1})
