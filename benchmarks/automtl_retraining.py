@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _planted import seeds_of
 from _study import markdown, tell, with_spread
-from planted_trees import seeds_of
 
 from bmtas.config import Method
 from bmtas.data.batches import Loader

@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from _planted import EVALUATION_BATCH, fit, seeds_of, validation_losses
 from _study import Remembered
-from planted_trees import losses, seeds_of
 
-from bmtas.config import Method, Optimiser
-from bmtas.data.augment import Augmentation
-from bmtas.data.batches import Batches, Loader
+from bmtas.config import Method
+from bmtas.data.batches import Loader
 from bmtas.data.planted import TASKS, Planted
 from bmtas.losses import task_loss
 from bmtas.methods.dynamic.derivation import start_network
@@ -34,7 +33,6 @@ from bmtas.methods.dynamic.losses import scalars_of
 from bmtas.methods.dynamic.stages import snapshot
 from bmtas.methods.finder import choose_finder
 from bmtas.networks.network import GraphNetwork
-from bmtas.optim import set_poly_rate, weight_optimiser
 from bmtas.parallel import How
 from bmtas.planning import Plan, Request, plan_search
 from bmtas.progress import Silent
@@ -52,7 +50,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 """What each changes in the settings of the search and in the method's own."""
 BUDGETED = "a quarter of the reach"
 """The variant with a budget; the others have no resource term."""
-_RATE, _ARCH_RATE, _BATCH, _EVALUATION_BATCH = 1e-2, 0.05, 8, 64
+_RATE, _ARCH_RATE, _BATCH = 1e-2, 0.05, 8
 DATA = Remembered(Planted())
 
 
@@ -97,7 +95,7 @@ def relaxed_loss(finder: TopologyFinder) -> float:
     network = finder.relaxed.network.eval()
     scalars = scalars_of(finder.space.topology, finder.relaxed.logits)
     found = []
-    for batch in Loader(DATA, "val", TASKS, DATA.size).in_order(_EVALUATION_BATCH):
+    for batch in Loader(DATA, "val", TASKS, DATA.size).in_order(EVALUATION_BATCH):
         predictions = network.predict(batch.images, scalars, finder.space.tasks)
         found.append(sum(float(task_loss(t, predictions[t.name], batch.labels[t.name])) for t in TASKS))
     return float(np.mean(found))
@@ -105,25 +103,13 @@ def relaxed_loss(finder: TopologyFinder) -> float:
 
 def tune(network: GraphNetwork, seed: int, steps: int) -> float:
     """Train a network as it stands and return its validation loss."""
-    loader = Loader(DATA, "train", TASKS, DATA.size)
-    batches = Batches(loader, range(loader.count), _BATCH, seed, Augmentation())
-    optimiser = weight_optimiser(Optimiser.ADAMW, network.train().parameters(), _RATE)
-    for step in range(steps):
-        set_poly_rate(optimiser, step / steps)
-        total = sum(losses(network, batches[step]).values(), torch.zeros(()))
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    batches.close()
+    fit(network, DATA, seed=seed, steps=steps, batch=_BATCH, rate=_RATE)
     return validation_loss(network)
 
 
-@torch.no_grad()
 def validation_loss(network: GraphNetwork) -> float:
     """Return the sum over the tasks of the mean validation loss."""
-    network.eval()
-    batches = Loader(DATA, "val", TASKS, DATA.size).in_order(_EVALUATION_BATCH)
-    return float(np.mean([sum(loss.item() for loss in losses(network, batch).values()) for batch in batches]))
+    return sum(validation_losses(network, DATA).values())
 
 
 def run_one(variant: str, seed: int, options: argparse.Namespace) -> Outcome:

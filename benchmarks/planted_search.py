@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from planted_trees import BACKBONE, NAMES, madds, seeds_of, train
+from _planted import seeds_of
+from planted_trees import BACKBONE, NAMES, madds, train
 
 from bmtas.architecture import BranchedArchitecture
 from bmtas.config import Estimator

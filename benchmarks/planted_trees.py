@@ -15,16 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _planted import fit, seeds_of, validation_losses
 
 from bmtas.architecture import Architecture, BranchedArchitecture, Grouping
-from bmtas.config import Optimiser
-from bmtas.data.augment import Augmentation
-from bmtas.data.batches import Batch, Batches, Loader
 from bmtas.data.planted import PLANTED_PAIRS, TASKS, Planted, planted_groupings
-from bmtas.losses import task_loss
 from bmtas.networks.backbone import channels_last, get_backbone
 from bmtas.networks.network import GraphNetwork, build_network
-from bmtas.optim import set_poly_rate, weight_optimiser
 from bmtas.profile import build_table
 from costs.table import CostTable
 from costs.units import Resource
@@ -46,51 +42,21 @@ TREES: dict[str, tuple[Grouping, ...]] = {
     "only stem shared": (EACH,) * 6,
 }
 """The planted tree, four others of the same cost, the cheapest one and the dearest one."""
-EVALUATION_BATCH = 64
 
 
 def train(architecture: Architecture, data: Planted, *, seed: int, steps: int, batch: int, rate: float) -> GraphNetwork:
     """Return the network of `architecture`, trained from random weights by AdamW for `steps` steps on all tasks."""
-    loader = Loader(data, "train", TASKS, data.size)
-    batches = Batches(loader, range(loader.count), batch, seed, Augmentation())
     torch.manual_seed(seed)
-    network = build_network(architecture, TASKS).train()
+    network = build_network(architecture, TASKS)
     channels_last(network)
-    optimiser = weight_optimiser(Optimiser.ADAMW, network.parameters(), rate)
-    for step in range(steps):
-        set_poly_rate(optimiser, step / steps)
-        total = sum(losses(network, batches[step]).values(), torch.zeros(()))
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    batches.close()
+    fit(network, data, seed=seed, steps=steps, batch=batch, rate=rate)
     return network
-
-
-def losses(network: GraphNetwork, batch: Batch) -> dict[str, torch.Tensor]:
-    """Return the unweighted loss of each task on one batch, scalars."""
-    predictions = network(batch.images)
-    return {task.name: task_loss(task, predictions[task.name], batch.labels[task.name]) for task in TASKS}
-
-
-@torch.no_grad()
-def validation_losses(network: GraphNetwork, data: Planted) -> dict[str, float]:
-    """Return the mean loss of each task on the validation images."""
-    network.eval()
-    found = [losses(network, batch) for batch in Loader(data, "val", TASKS, data.size).in_order(EVALUATION_BATCH)]
-    return {name: float(np.mean([part[name].item() for part in found])) for name in NAMES}
 
 
 def madds(table: CostTable, architecture: Architecture) -> float:
     """Return the multiply-adds of a tree."""
     groupings = [[list(block) for block in grouping] for grouping in architecture.task_indices]
     return table.architecture_cost(groupings, Resource.MADDS)
-
-
-def seeds_of(text: str) -> range:
-    """Return the seeds of `first-last`, or of one number."""
-    first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
 
 
 def main() -> None:

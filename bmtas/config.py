@@ -34,8 +34,15 @@ class Method(str, Enum):
 
     @property
     def folder(self) -> str:
-        """Name of its folder in `bmtas.methods`, where it has one."""
-        return "sharing" if self in _SHARING else self.value.replace("-", "_")
+        """Name of its folder in `bmtas.methods`, or of its only module there (`one_module`)."""
+        if self in _SHARING:
+            return "sharing"
+        return "fixed" if self in _FIXED else self.value.replace("-", "_")
+
+    @property
+    def one_module(self) -> bool:
+        """Whether a module of `bmtas.methods` is all that it needs: no space, and no settings of its own."""
+        return self in _FIXED or self in (Method.FAFS, Method.BMN)
 
     @property
     def wired(self) -> bool:
@@ -53,6 +60,7 @@ class Method(str, Enum):
         return self in (Method.BRANCHED, Method.AUTOMTL)
 
 
+_FIXED = (Method.SINGLE, Method.SHARED, Method.VANILLA, Method.RANDOM, Method.PERMUTED)
 _SHARING = (Method.CROSS_STITCH, Method.NDDR_CNN, Method.MTAN, Method.SLUICE)
 
 

@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bmtas.architecture import Architecture, BranchedArchitecture
-from bmtas.config import Method
 from bmtas.networks.network import GraphNetwork
 from bmtas.parallel import How
 from bmtas.planning import Plan
 from bmtas.progress import Progress
 from bmtas.runs import Run
 from costs.table import CostTable
-
-_FIXED = (Method.SINGLE, Method.SHARED, Method.VANILLA, Method.RANDOM, Method.PERMUTED)
 
 
 @dataclass(frozen=True)
@@ -50,16 +47,10 @@ class Finder(Protocol):
 
 def choose_finder(plan: Plan, how: How) -> Finder:
     """Return the finder of the plan's method. Raises what making it raises."""
-    made: Finder = importlib.import_module(f"bmtas.methods.{_module(plan.config.method)}").build(plan, how)
+    method = plan.config.method
+    module = method.folder if method.one_module else f"{method.folder}.finder"
+    made: Finder = importlib.import_module(f"bmtas.methods.{module}").build(plan, how)
     return made
-
-
-def _module(method: Method) -> str:
-    if method in _FIXED:
-        return "fixed"
-    if method in (Method.FAFS, Method.BMN):
-        return method.value
-    return f"{method.folder}.finder"
 
 
 def named(plan: Plan, groupings: Any) -> Architecture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from bmtas.files import write_json
 from bmtas.methods.finder import Found
@@ -14,15 +15,22 @@ from bmtas.planning import Plan
 from bmtas.progress import Progress
 from bmtas.runs import Run
 from bmtas.search import Search
+from bmtas.settings import Settings
 from costs.table import CostTable
 
 
 class RelaxedFinder(ABC):
-    """Searches with the common loop and keeps what was learned; a method makes its relaxed network and derives from it."""
+    """Searches with the common loop and keeps what was learned; a method makes its relaxed network and derives from it.
+
+    A method names its `settings`, the class of its own ones, which are read into `own`.
+    """
+
+    settings: ClassVar[type[Settings]]
 
     def __init__(self, plan: Plan, how: How) -> None:
         """Prepare everything that does not change. Raises what the data raise, and UsageError for batches not to be shared."""
         self.plan, self.how = plan, how
+        self.own = self.settings.model_validate(plan.config.own)
         self.tasks = plan.config.task_list()
         self.kit = kit_of(plan.config)
         self.space = open_space(plan.config.method, self.kit, plan.config.own)

@@ -35,7 +35,7 @@ def own_settings(method: Method, preset: Preset, asked: Mapping[str, str]) -> di
 
     Raises UsageError naming the settings that there are.
     """
-    if method.folder in _WITHOUT_FOLDER or not importlib.import_module(_settings_module(method)).Own.model_fields:
+    if method.one_module or not importlib.import_module(_settings_module(method)).Own.model_fields:
         if asked:
             raise UsageError(
                 f"--set {next(iter(asked))}: --method {method.value} has no settings of its own; leave it out"
@@ -45,9 +45,7 @@ def own_settings(method: Method, preset: Preset, asked: Mapping[str, str]) -> di
     known = list(module.Own.model_fields)
     for name in asked:
         if name not in known:
-            raise UsageError(
-                f"--set {name}: unknown setting of --method {method.value}; {nearest(name, known)}. There are {', '.join(known)}"
-            )
+            raise UsageError(f"--set {name}: unknown setting of --method {method.value}; {nearest(name, known)}")
     try:
         values: dict[str, Any] = module.Own.model_validate({**module.OWN.get(preset.value, {}), **asked}).model_dump(
             mode="json"
@@ -63,12 +61,9 @@ def _settings_module(method: Method) -> str:
     return f"bmtas.methods.{method.folder}.settings"
 
 
-_WITHOUT_FOLDER = ("single", "shared", "vanilla", "random", "permuted", "fafs", "bmn")
-
-
 def preset_overrides(method: Method, preset: Preset) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the method changes in a preset's settings of search and of training."""
-    if method.folder in _WITHOUT_FOLDER:
+    if method.one_module:
         return {}, {}
     module = importlib.import_module(_settings_module(method))
     return module.SEARCH.get(preset.value, {}), module.TRAIN.get(preset.value, {})
@@ -86,7 +81,7 @@ def space_budgets(
         if budget.resource not in COUNTED:
             raise UsageError(
                 f"budget {budget.text}: --method {method.value} makes networks that are no trees, whose {budget.resource} no table states "
-                "before they are built; give a budget in MAdds or Params, or take --method branched"
+                "before they are built; give a budget in MAdds or Params and measure the network found with `bmtas bench`, or take --method branched"
             )
     if len({b.resource for b in asked}) < len(asked):
         raise UsageError("one budget per resource: " + ", ".join(b.text for b in asked) + " name one twice")

@@ -53,17 +53,19 @@ class WeightedSum(nn.Module):
         return weighted_sum(inputs, (self.weights[i] for i in range(len(inputs))))
 
 
-def weighted_sum(values: Iterable[Tensor], weights: Iterable[Tensor]) -> Tensor:
-    """Return sum_i w_i x_i for tensors of one shape, at least one, and a scalar tensor for each.
+def weighted_sum(values: Iterable[Tensor], weights: Iterable[Tensor | float]) -> Tensor:
+    """Return sum_i w_i x_i for tensors of one shape, at least one, and a scalar for each; what has the number 1.0 is taken as it is.
 
     No matrix product: these are no multiply-adds of convolutions, and are not to be counted as such. Raises ValueError where the
     numbers of both differ.
     """
-    pairs = zip(values, weights, strict=True)
-    value, weight = next(pairs)
-    total = value * weight
-    for value, weight in pairs:
-        total = total + value * weight
+    parts = (
+        value if isinstance(weight, float) and weight == 1.0 else value * weight
+        for value, weight in zip(values, weights, strict=True)
+    )
+    total = next(parts)
+    for part in parts:
+        total = total + part
     return total
 
 

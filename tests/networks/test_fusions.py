@@ -27,6 +27,12 @@ def test_another_number_of_weights_is_refused(weights: int) -> None:
         weighted_sum([torch.ones(2)] * 2, torch.ones(weights))
 
 
+def test_a_value_with_the_number_one_is_taken_as_it_is() -> None:
+    value, other = torch.ones(2), torch.full((2,), 3.0)
+    assert weighted_sum([value], [1.0]) is value
+    assert weighted_sum([value, other], [1.0, 0.5]).tolist() == [2.5, 2.5]
+
+
 def test_a_weighted_sum_begins_as_the_mean() -> None:
     values = torch.randn(4, 1, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     np.testing.assert_allclose(WeightedSum(4).double()(*values).detach(), values.numpy().mean(axis=0), rtol=1e-9)

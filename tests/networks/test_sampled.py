@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bmtas.networks.backbone import Parts, get_backbone
 from bmtas.networks.supergraph import Supergraph
 from bmtas.relaxation import gumbel_softmax
 from bmtas.tasks import Task, TaskKind
+from tests.networks.small_supergraph import LAYERS, SHORT
 
 TASKS = (
     Task(name="semseg", kind=TaskKind.SEGMENTATION, classes=("a", "b", "c")),
     Task(name="place", kind=TaskKind.CLASSIFICATION, classes=("x", "y")),
     Task(name="depth", kind=TaskKind.DEPTH),
 )
-LAYERS = 5
-MOBILENET = get_backbone("mobilenet_v2")
 # Tasks 0 and 2 go together for three layers, to the decoder's tap; task 1 leaves after the first and later draws what
 # others draw, on inputs of its own.
 CHOICES = [[1, 1, 1], [0, 2, 0], [2, 2, 2], [0, 1, 1], [1, 1, 1]]
 RUNS = {(0, 1): 1, (1, 0): 1, (1, 2): 1, (2, 2): 2, (3, 0): 1, (3, 1): 2, (4, 1): 3}
-
-
-def first_layers() -> Parts:
-    parts = MOBILENET.build()
-    return Parts(parts.stem, parts.layers[:LAYERS], parts.keys)
-
-
-SHORT = replace(MOBILENET, build=first_layers, layers=LAYERS, channels=32, stride=8)
 
 
 @pytest.fixture

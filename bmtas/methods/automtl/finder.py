@@ -49,26 +49,23 @@ def build(plan: Plan, how: How) -> PolicyFinder:
 class PolicyFinder(RelaxedFinder):
     """Searches over the branches of all convolutions, samples policies, and takes the best one within the budgets."""
 
+    settings = Own
+    own: Own
     space: ConvolutionSpace
     relaxed: RelaxedPolicies
-
-    def __init__(self, plan: Plan, how: How) -> None:
-        """Read the settings and prepare the search."""
-        self._own = Own.model_validate(plan.config.own)
-        super().__init__(plan, how)
 
     def make_relaxed(self, weights: Weights | None) -> RelaxedPolicies:
         """Return the network with all branches."""
         network = Supermodel(self.space, replace(self.kit, weights=weights))
         return RelaxedPolicies(
-            network, self._own, self.tasks, self.plan.config.search, self.how.parallel, self.plan.table
+            network, self.own, self.tasks, self.plan.config.search, self.how.parallel, self.plan.table
         )
 
     def learn(self, run: Run, progress: Progress) -> None:
         """Search, then sample policies and compare them, which all processes do together: their normalisations are joint ones."""
         super().learn(run, progress)
         probabilities = self.relaxed.probabilities().detach().numpy()
-        self._sampled = sample_policies(probabilities, self._own.policies, self.plan.config.seed)
+        self._sampled = sample_policies(probabilities, self.own.policies, self.plan.config.seed)
         self._losses = self._compared(self._sampled)
 
     def derive(self, table: CostTable) -> Found:
@@ -91,7 +88,7 @@ class PolicyFinder(RelaxedFinder):
         loader = Loader(self.plan.dataset, "train", self.tasks, config.search_size)
         images, _ = split_indices(loader.count, config.search.arch_share, config.seed)
         size = config.search.batch_size
-        chosen = [images[i] for i in spread(len(images), size * self._own.validation_batches)]
+        chosen = [images[i] for i in spread(len(images), size * self.own.validation_batches)]
         # Whole batches, as in the search: normalisations take their statistics from them.
         chosen = (chosen * size)[: max(len(chosen) // size, 1) * size]
         cuts = [chosen[i : i + size] for i in range(0, len(chosen), size)]

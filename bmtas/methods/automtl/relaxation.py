@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from bmtas.methods.automtl.settings import Own
 from bmtas.methods.automtl.space import ConvolutionSpace
 from bmtas.methods.automtl.stages import even_branches, held, policy_temperature, sampled_branches
 from bmtas.methods.relaxed import Moment, RelaxedNetwork, Shown
+from bmtas.networks.fusions import weighted_sum
 from bmtas.networks.network import to_image_size
 from bmtas.networks.operations import Kit
 from bmtas.networks.traced import skip_name
@@ -113,7 +114,8 @@ class Supermodel(nn.Module):
         return [values[place] for place in ends]
 
     def _mixed(self, conv: Traced, task: str, x: Tensor, branches: Weighted) -> Tensor:
-        return weighted_sum((self._branch(conv, task, x, branch), weight) for branch, weight in branches)
+        values = (self._branch(conv, task, x, branch) for branch, _ in branches)
+        return weighted_sum(values, (weight for _, weight in branches))
 
     def _branch(self, conv: Traced, task: str, x: Tensor, branch: int) -> Tensor:
         own = self.task(task)
@@ -129,16 +131,6 @@ class Supermodel(nn.Module):
 def key_of(operation: str) -> str:
     """Return an operation's name as a part of a parameter's, where a dot would begin another part."""
     return operation.replace(".", "_")
-
-
-def weighted_sum(parts: Iterable[tuple[Tensor, Tensor | float]]) -> Tensor:
-    """Return the sum of values times weights; a value of weight 1.0, given as a number, is returned as it is."""
-    total: Tensor | None = None
-    for value, weight in parts:
-        part = value if isinstance(weight, float) and weight == 1.0 else value * weight
-        total = part if total is None else total + part
-    assert total is not None
-    return total
 
 
 class RelaxedPolicies(RelaxedNetwork):

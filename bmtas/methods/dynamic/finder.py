@@ -35,19 +35,16 @@ def build(plan: Plan, how: How) -> TopologyFinder:
 class TopologyFinder(RelaxedFinder):
     """Searches over all arcs and keeps those that carry the tasks' flow within the budgets."""
 
+    settings = Own
+    own: Own
     space: TopologySpace
     relaxed: RelaxedTopology
-
-    def __init__(self, plan: Plan, how: How) -> None:
-        """Read the settings and prepare the search."""
-        self._own = Own.model_validate(plan.config.own)
-        super().__init__(plan, how)
 
     def make_relaxed(self, weights: Weights | None) -> RelaxedTopology:
         """Return the network with all arcs."""
         network = CentralNetwork(self.space, self.tasks, weights)
         return RelaxedTopology(
-            network, self._own, self.tasks, self.plan.config.search, self.how.parallel, self.plan.table
+            network, self.own, self.tasks, self.plan.config.search, self.how.parallel, self.plan.table
         )
 
     def derive(self, table: CostTable) -> Found:
@@ -61,15 +58,15 @@ class TopologyFinder(RelaxedFinder):
 
     def reduced(self, table: CostTable) -> Reduced:
         """Return what the tasks keep of what the search has learned, within the plan's budgets by `table`."""
-        return reduce_within(self.space, self.relaxed.logits, self._own.keep_flow, table, self.plan.budgets)
+        return reduce_within(self.space, self.relaxed.logits, self.own.keep_flow, table, self.plan.budgets)
 
     def first_weights(self) -> Mapping[str, Tensor]:
         """Return the weights that fine-tuning begins with, as the settings have it."""
-        if self._own.tune_from is TuneFrom.FRESH:
+        if self.own.tune_from is TuneFrom.FRESH:
             torch.manual_seed(self.plan.config.seed)
             weights = load_weights(self.plan.config.weights, self.kit.backbone)
             return CentralNetwork(self.space, self.tasks, weights).state_dict()
-        return self.relaxed.rewound if self._own.tune_from is TuneFrom.WARM_UP else snapshot(self.relaxed.network)
+        return self.relaxed.rewound if self.own.tune_from is TuneFrom.WARM_UP else snapshot(self.relaxed.network)
 
     def draw(self, run: Run, found: Found) -> None:
         """Draw what each task keeps."""

@@ -39,35 +39,32 @@ def build(plan: Plan, how: How) -> FusionFinder:
 class FusionFinder(RelaxedFinder):
     """Trains the run's separate networks, searches from their weights, and cuts out what is not kept."""
 
+    settings = Own
+    own: Own
     space: FusionSpace
     relaxed: RelaxedFusions
-
-    def __init__(self, plan: Plan, how: How) -> None:
-        """Read the settings and prepare the search."""
-        self._own = Own.model_validate(plan.config.own)
-        self._separate: GraphNetwork | None = None
-        super().__init__(plan, how)
+    _separate: GraphNetwork | None = None
 
     def before(self, run: Run, progress: Progress) -> None:
         """Train the networks of single tasks that the search begins with, or go on with it."""
-        if self._own.init is not Init.SEPARATE:
+        if self.own.init is not Init.SEPARATE:
             return
         self._separate = separate_network(run, progress, self.how)
 
     def make_relaxed(self, weights: Weights | None) -> RelaxedFusions:
         """Return all backbones with all edges."""
-        network = Supernet(self.space, self.tasks, weights, self._own.own_weight)
+        network = Supernet(self.space, self.tasks, weights, self.own.own_weight)
         if self._separate is not None:
             start_from(network, self._separate)
         settings, table = self.plan.config.search, self.plan.table
         steered = self.plan.budgets if settings.resource_term is ResourceTermKind.BUDGET else ()
-        return RelaxedFusions(network, self._own, self.tasks, settings, self.how.parallel, table, steered)
+        return RelaxedFusions(network, self.own, self.tasks, settings, self.how.parallel, table, steered)
 
     def derive(self, table: CostTable) -> Found:
         """Keep the edges within the budgets; the network has the weights of the search. Raises BudgetError as `keep_within`."""
         logits = self.relaxed.logits.detach()
         probabilities = torch.sigmoid(logits)
-        wanted = discretise(probabilities, self._own.discretisation, self.plan.config.seed)
+        wanted = discretise(probabilities, self.own.discretisation, self.plan.config.seed)
         kept = keep_within(self.space, probabilities, wanted, table, self.plan.budgets)
         return Found(
             self.space.architecture(kept.edges),

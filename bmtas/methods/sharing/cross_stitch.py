@@ -9,7 +9,7 @@ import torch
 
 from bmtas.architecture import WiredArchitecture
 from bmtas.config import Method
-from bmtas.methods.sharing.paths import OTHERS, OWN, joined_paths, take_over, units
+from bmtas.methods.sharing.paths import OTHERS, OWN, joined_paths, units
 from bmtas.networks.fusions import WeightedSum
 from bmtas.networks.network import GraphNetwork
 from bmtas.networks.operations import Kit
@@ -21,10 +21,8 @@ def architecture(kit: Kit) -> WiredArchitecture:
     return joined_paths(kit, Method.CROSS_STITCH, lambda place, task: (f"sums.{count}", f"{place}.{task}"))
 
 
-def start(network: GraphNetwork, separate: GraphNetwork | None) -> None:
-    """Set all units to 0.8 and 0.2 / (T - 1), and take over the weights of `separate` networks."""
-    if separate is not None:
-        take_over(network, separate)
+def start(network: GraphNetwork) -> None:
+    """Set all units to 0.8 and 0.2 / (T - 1)."""
     for unit in units(network, "sums"):
         assert isinstance(unit, WeightedSum)
         count = len(unit.weights)

@@ -6,6 +6,7 @@ import torch
 
 from bmtas.errors import BudgetError, UsageError
 from bmtas.methods.finder import Found
+from bmtas.methods.sharing.paths import take_over
 from bmtas.methods.sharing.settings import Init
 from bmtas.methods.sharing.space import NETWORKS, initial, open_space
 from bmtas.networks.backbone import get_backbone
@@ -64,7 +65,9 @@ class SharingFinder:
             return Found(self._architecture, details)
         torch.manual_seed(config.seed)
         network = build_network(self._architecture, self._tasks, self._weights)
-        set_first(network, self._separate)
+        if self._separate is not None:
+            take_over(network, self._separate)
+        set_first(network)
         return Found(self._architecture, details, start=network)
 
     def draw(self, run: Run, found: Found) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bmtas.architecture import WiredArchitecture
 from bmtas.config import Method
-from bmtas.methods.sharing.paths import OTHERS, OWN, joined_paths, take_over, units
+from bmtas.methods.sharing.paths import OTHERS, OWN, joined_paths, units
 from bmtas.networks.fusions import Fusion
 from bmtas.networks.network import GraphNetwork
 from bmtas.networks.operations import Kit
@@ -20,10 +20,8 @@ def architecture(kit: Kit) -> WiredArchitecture:
     return joined_paths(kit, Method.NDDR_CNN, lambda place, task: (f"fusions.{place}.{count}", task))
 
 
-def start(network: GraphNetwork, separate: GraphNetwork | None) -> None:
-    """Let all fusions weigh features by 0.8 and 0.2 / (T - 1), and take over the weights of `separate` networks."""
-    if separate is not None:
-        take_over(network, separate)
+def start(network: GraphNetwork) -> None:
+    """Let all fusions weigh features by 0.8 and 0.2 / (T - 1)."""
     for unit in units(network, "fusions"):
         assert isinstance(unit, Fusion)
         unit.begin(OWN, OTHERS / (unit.inputs - 1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bmtas.architecture import WiredArchitecture
 from bmtas.config import Method
-from bmtas.methods.sharing.paths import joined_paths, take_over, units
+from bmtas.methods.sharing.paths import joined_paths, units
 from bmtas.networks.network import GraphNetwork
 from bmtas.networks.operations import Kit
 from bmtas.networks.subspaces import SUBSPACES, SubspaceMixture
@@ -26,10 +26,8 @@ def architecture(kit: Kit) -> WiredArchitecture:
     return joined_paths(kit, Method.SLUICE, lambda place, task: (f"subspaces.{place}.{count}", task))
 
 
-def start(network: GraphNetwork, separate: GraphNetwork | None) -> None:
-    """Set all alphas to 0.9 and 0.1 / (2T - 1), and take over the weights of `separate` networks."""
-    if separate is not None:
-        take_over(network, separate)
+def start(network: GraphNetwork) -> None:
+    """Set all alphas to 0.9 and 0.1 / (2T - 1)."""
     for unit in units(network, "subspaces"):
         assert isinstance(unit, SubspaceMixture)
         unit.begin(OWN, OTHERS / (SUBSPACES * unit.inputs - 1))

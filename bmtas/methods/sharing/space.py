@@ -22,10 +22,10 @@ from costs.units import Budget, Resource
 
 @dataclass(frozen=True)
 class Sharing:
-    """One kind of network: how it is wired, and what sets its first weights; None where there is one encoder for all tasks."""
+    """One kind of network: how it is wired, and what sets its units' first weights; None where there is one encoder for all tasks."""
 
     architecture: Callable[[Kit], WiredArchitecture]
-    start: Callable[[GraphNetwork, GraphNetwork | None], None] | None
+    start: Callable[[GraphNetwork], None] | None
 
 
 NETWORKS = {

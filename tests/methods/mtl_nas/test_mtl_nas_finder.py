@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from bmtas.runs import FOUND, SEPARATE, Run
 from bmtas.tasks import Task, TaskKind
 from bmtas.train import load_network
 from bmtas.workflow import run_search
+from tests.methods.exporting import computed_by_export
 
 ENDS = "11.2MMAdds"
 """Between the cheapest network of two tasks of `planted` on `tiny`, 10.90 MMAdds, and the dearest, 11.61."""
@@ -126,22 +126,16 @@ def test_unknown_and_wrong_settings_are_refused() -> None:
 
 
 def test_networks_export_at_opset_18() -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     tasks = (Task(name="normals", kind=TaskKind.NORMALS), Task(name="depth", kind=TaskKind.DEPTH))
     space = FusionSpace(get_backbone("tiny"), ("normals", "depth"))
     torch.manual_seed(0)
     network = build_network(space.random(np.random.default_rng(5)), tasks).eval()
     image = torch.randn(1, 3, 64, 64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
-        program = torch.onnx.export(network, (image,), dynamo=True, opset_version=18, verbose=False)
-    assert program is not None
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    found = computed_by_export(network, image)
     with torch.no_grad():
         expected = network(image)
-    for ours, theirs in zip(found, expected.values(), strict=True):
-        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-3, atol=1e-4)
+    for task, theirs in expected.items():
+        np.testing.assert_allclose(found[task], theirs.numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_pictures_of_three_tasks(tmp_path: Path) -> None:

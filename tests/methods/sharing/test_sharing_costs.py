@@ -12,25 +12,13 @@ from bmtas.methods.sharing.space import NETWORKS, open_space
 from bmtas.methods.space import with_operations
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import build_network
-from bmtas.networks.operations import Kit, count_operations_of
+from bmtas.networks.operations import count_operations_of
 from bmtas.profile import build_table, count_network
 from bmtas.tables import architecture_costs
-from bmtas.tasks import TASK_SETS, Task, TaskKind
+from bmtas.tasks import TASK_SETS
 from costs.table import CostTable
 from costs.units import Resource
-
-TASKS = (
-    Task(name="semseg", kind=TaskKind.SEGMENTATION, classes=("a", "b")),
-    Task(name="depth", kind=TaskKind.DEPTH),
-    Task(name="scene", kind=TaskKind.CLASSIFICATION, classes=("a", "b", "c")),
-    Task(name="normals", kind=TaskKind.NORMALS),
-)
-SIZE = (64, 64)
-METHODS = tuple(NETWORKS)
-
-
-def kit_of(backbone: str, tasks: tuple[Task, ...]) -> Kit:
-    return Kit(get_backbone(backbone), {task.name: task for task in tasks})
+from tests.methods.sharing.few_tasks import SIZE, TASKS, kit_of
 
 
 @functools.cache
@@ -41,7 +29,7 @@ def plain_table(backbone: str, count: int) -> CostTable:
 @pytest.mark.parametrize(
     ("backbone", "count"), [("tiny", 1), ("tiny", 2), ("tiny", 3), ("tiny", 4), ("mobilenet_v2", 2)]
 )
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NETWORKS)
 def test_costs_are_what_fvcore_counts_of_the_network(method: Method, backbone: str, count: int) -> None:
     tasks = TASKS[:count]
     kit = kit_of(backbone, tasks)

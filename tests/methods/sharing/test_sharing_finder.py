@@ -16,9 +16,7 @@ from bmtas.errors import BudgetError, UsageError
 from bmtas.methods.sharing.finder import build
 from bmtas.methods.sharing.space import NETWORKS, open_space
 from bmtas.methods.space import with_operations
-from bmtas.networks.backbone import get_backbone
 from bmtas.networks.network import GraphNetwork, build_network
-from bmtas.networks.operations import Kit
 from bmtas.parallel import How
 from bmtas.planning import Plan, Request, plan_search
 from bmtas.progress import Silent
@@ -26,6 +24,7 @@ from bmtas.runs import SEPARATE, Run, create_run
 from bmtas.tables import architecture_costs
 from bmtas.train import load_network
 from costs.units import Resource, parse_budget
+from tests.methods.sharing.few_tasks import kit_of
 
 HOW = How.alone("cpu")
 
@@ -40,7 +39,7 @@ def plain_plan() -> Plan:
 def plan_of(method: Method, **own: Any) -> Plan:
     """Return a plan with the table of the method's operations, and without budgets."""
     plain = plain_plan()
-    kit = Kit(get_backbone("tiny"), {task.name: task for task in TASKS})
+    kit = kit_of("tiny", TASKS)
     table = with_operations(plain.table, open_space(method, kit, {}), kit)
     return dataclasses.replace(
         plain, table=table, config=plain.config.model_copy(update={"method": method, "own": own})
@@ -104,7 +103,7 @@ def test_mtan_needs_nothing_before_its_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", NETWORKS)
 def test_budgets_are_kept_or_refused_before_anything_is_trained(method: Method, resource: Resource) -> None:
     plan = plan_of(method)
-    kit = Kit(get_backbone("tiny"), {task.name: task for task in TASKS})
+    kit = kit_of("tiny", TASKS)
     cost = architecture_costs(plan.table, open_space(method, kit, {}).architecture)[resource]
     unit = "MAdds" if resource is Resource.MADDS else "Params"
     for value in (cost, cost + 1):

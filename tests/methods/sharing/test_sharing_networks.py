@@ -5,46 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from bmtas.architecture import Architecture, BranchedArchitecture, WiredArchitecture
 from bmtas.config import Method
+from bmtas.methods.sharing.paths import take_over
 from bmtas.methods.sharing.space import NETWORKS, open_space
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.fusions import Fusion, WeightedSum
 from bmtas.networks.network import GraphNetwork, build_network
-from bmtas.networks.operations import Kit
 from bmtas.networks.subspaces import SubspaceMixture
-from bmtas.tasks import Task, TaskKind
-
-TASKS = (
-    Task(name="semseg", kind=TaskKind.SEGMENTATION, classes=("a", "b")),
-    Task(name="depth", kind=TaskKind.DEPTH),
-    Task(name="scene", kind=TaskKind.CLASSIFICATION, classes=("a", "b", "c")),
-    Task(name="normals", kind=TaskKind.NORMALS),
-)
-SIZE = (64, 64)
-METHODS = tuple(NETWORKS)
-
-
-def kit_of(backbone: str, tasks: tuple[Task, ...]) -> Kit:
-    return Kit(get_backbone(backbone), {task.name: task for task in tasks})
+from bmtas.tasks import Task
+from tests.methods.sharing.few_tasks import SIZE, TASKS, image, kit_of, settled
 
 
 def wired(method: Method, backbone: str, tasks: tuple[Task, ...]) -> WiredArchitecture:
     return open_space(method, kit_of(backbone, tasks), {}).architecture
-
-
-def image(seed: int = 0, size: tuple[int, int] = SIZE) -> Tensor:
-    return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def settled(network: GraphNetwork) -> GraphNetwork:
-    """Let normalisations take the statistics of images."""
-    with torch.no_grad():
-        for seed in range(10):
-            network.train()(image(seed))
-    return network.eval()
 
 
 def separate(backbone: str, tasks: tuple[Task, ...]) -> GraphNetwork:
@@ -57,12 +32,14 @@ def separate(backbone: str, tasks: tuple[Task, ...]) -> GraphNetwork:
 def started(method: Method, backbone: str, tasks: tuple[Task, ...], single: GraphNetwork | None = None) -> GraphNetwork:
     torch.manual_seed(2)
     network, start = build_network(wired(method, backbone, tasks), tasks), NETWORKS[method].start
+    if single is not None:
+        take_over(network, single)
     if start is not None:
-        start(network, single)
+        start(network)
     return network
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NETWORKS)
 def test_architectures_survive_their_json(method: Method) -> None:
     made = wired(method, "tiny", TASKS)
     read = Architecture.from_json(made.to_json())
@@ -147,7 +124,7 @@ def test_first_weights_by_hand() -> None:
         assert all(torch.equal(state[key], own[key]) for key in own)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NETWORKS)
 def test_gradients_reach_everything(method: Method) -> None:
     network = started(method, "tiny", TASKS[:3]).train()
     predictions = network(image())
