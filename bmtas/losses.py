@@ -22,6 +22,7 @@ from bmtas.checkpoint import has_checkpoint
 from bmtas.data.batches import Batch
 from bmtas.data.counts import label_counts
 from bmtas.errors import DivergedError
+from bmtas.kinds import find_kind
 from bmtas.tasks import IGNORE, Task, TaskKind
 
 
@@ -31,7 +32,8 @@ def task_loss(task: Task, prediction: Tensor, label: Tensor, counts: Tensor | No
     `counts` (2,) are those of the whole batch (`bmtas.data.counts.label_counts`) if this is a part of it.
     """
     counts = label_counts(task, label) if counts is None else counts
-    return _LOSSES[task.kind](task, prediction, label, counts.to(prediction.device, prediction.dtype))
+    loss = _LOSSES[task.kind] if task.own is None else find_kind(task.own.name).loss
+    return loss(task, prediction, label, counts.to(prediction.device, prediction.dtype))
 
 
 def batch_loss(task: Task, prediction: Tensor, batch: Batch) -> Tensor:

@@ -14,7 +14,8 @@ Labels have one in-memory form per kind, whatever file they came from (H, W: the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -36,12 +37,14 @@ class TaskKind(str, Enum):
     CLASSIFICATION = "classification"
 
     @classmethod
-    def parse(cls, text: str) -> TaskKind:
-        """Return the kind called `text`. Raises UsageError with the nearest known kind."""
+    def parse(cls, text: str, others: Iterable[str] = ()) -> TaskKind:
+        """Return the kind called `text`. Raises UsageError with the nearest known kind, `others` among them."""
         try:
             return cls(text)
         except ValueError:
-            raise UsageError(f"unknown task kind {text!r}; {nearest(text, [k.value for k in cls])}") from None
+            raise UsageError(
+                f"unknown task kind {text!r}; {nearest(text, [*(k.value for k in cls), *others])}; --plugin FILE brings one of your own"
+            ) from None
 
 
 def invalid_value(kind: TaskKind) -> float:
@@ -82,13 +85,23 @@ RESERVED_NAMES = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class OwnKind:
+    """What is known of a kind that a user has brought (`bmtas.adapters`) wherever its code is not."""
+
+    name: str
+    metric: str
+    higher_is_better: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One task: a name, a kind, the number of classes where the kind has classes, a loss weight.
 
     `edge_positive_weight` is the weight of edge pixels in the loss of an edge task; the others get the rest to 1
     (paper, appendix A: 0.95 on PASCAL-Context, 0.8 on NYUD-v2). `edge_tolerance` is how far a predicted edge pixel may lie
-    from the true one, as a share of the image's diagonal (0.0075 on PASCAL-Context, 0.011 on NYUD-v2).
+    from the true one, as a share of the image's diagonal (0.0075 on PASCAL-Context, 0.011 on NYUD-v2). With `own` the loss and the
+    metric are a user's, and `kind` is the one whose labels it has.
     """
 
     name: str
@@ -97,6 +110,7 @@ class Task:
     loss_weight: float = 1.0
     edge_positive_weight: float = 0.95
     edge_tolerance: float = 0.0075
+    own: OwnKind | None = None
 
     def __post_init__(self) -> None:
         """Check what the kind asks for. Raises UsageError."""
@@ -144,12 +158,12 @@ class Task:
     @property
     def metric(self) -> str:
         """Name of the metric that Delta_m compares."""
-        return METRICS[self.kind][0]
+        return METRICS[self.kind][0] if self.own is None else self.own.metric
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a higher metric is better."""
-        return METRICS[self.kind][1]
+        return METRICS[self.kind][1] if self.own is None else self.own.higher_is_better
 
     def to_json(self) -> dict[str, Any]:
         """Return the task as plain JSON values."""
@@ -160,6 +174,7 @@ class Task:
             "loss_weight": self.loss_weight,
             "edge_positive_weight": self.edge_positive_weight,
             "edge_tolerance": self.edge_tolerance,
+            **({} if self.own is None else {"own": asdict(self.own)}),
         }
 
     @classmethod
@@ -168,6 +183,8 @@ class Task:
         fields = dict(data)
         fields["kind"] = TaskKind.parse(fields["kind"])
         fields["classes"] = tuple(fields["classes"])
+        if "own" in fields:
+            fields["own"] = OwnKind(**fields["own"])
         return cls(**fields)
 
 

@@ -6,19 +6,46 @@ import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from bmtas.errors import UsageError
 from bmtas.files import write_text
+from bmtas.ranks import torchrun_rank
 
 _LINE_EVERY_S = 10.0  # in a log, between two lines about the same phase
+_VERBOSE_LINE_EVERY_S = 1.0
+
+
+class _Verbosity:
+    on = False
+
+
+def set_verbose(*, on: bool) -> None:
+    """Say whether logs have a line each second and errors say where they come from."""
+    _Verbosity.on = on
+
+
+def verbose() -> bool:
+    """Return whether the user wants to be told more."""
+    return _Verbosity.on
+
+
+def report_error(message: str) -> None:
+    """Say what went wrong on standard error, and where it comes from if more is wanted; in the `except` that has caught it."""
+    rank = torchrun_rank()
+    whose = f"process {rank}: " if rank else ""  # the first one speaks for all; what others met is told apart from it
+    if verbose():
+        err().print(traceback.format_exc(), markup=False, highlight=False)
+    err().print(f"[bold red]{whose}error:[/] {escape(message)}")
 
 
 def out() -> Console:
@@ -126,7 +153,8 @@ class ShownProgress:
             self._console.print(text, markup=False)
 
     def _line_is_due(self) -> bool:
-        return self._done == self._total or time.monotonic() - self._last_line >= _LINE_EVERY_S
+        interval = _VERBOSE_LINE_EVERY_S if verbose() else _LINE_EVERY_S
+        return self._done == self._total or time.monotonic() - self._last_line >= interval
 
     def _stop(self) -> None:
         if self._live is not None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Optional
 
 import typer
-from rich.markup import escape
 
 from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem, UsageError
 from bmtas.extras import own_version
-from bmtas.ranks import processes, torchrun_rank
+from bmtas.ranks import processes
 from cli.bench import bench_app
 from cli.build import build_command
 from cli.check import check_command
 from cli.compare import compare_command
+from cli.configuration import FILE_NAME, configure
+from cli.console import report_error, set_verbose
 from cli.data import data_app
 from cli.decode import decode_command
 from cli.doctor import doctor_command
 from cli.evaluate import evaluate_command
 from cli.export import export_command
+from cli.init import init_command
 from cli.predict import predict_command
 from cli.profile import profile_app
 from cli.search import search_command
@@ -37,6 +40,7 @@ app = typer.Typer(
     epilog="A first run needs no data: bmtas search --budget 9GMAdds, then bmtas train, bmtas export, bmtas bench, bmtas show.",
 )
 app.add_typer(profile_app)
+app.command("init")(init_command)
 app.command("search")(search_command)
 app.command("decode")(decode_command)
 app.command("train")(train_command)
@@ -80,8 +84,25 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     context: typer.Context,
+    config: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer reads it on 3.10
+        typer.Option(
+            envvar="BMTAS_CONFIG",
+            help=f"Settings (TOML); {FILE_NAME} of this folder if left out. What is typed goes before it.",
+        ),
+    ] = None,
+    plugin: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="A Python file of your own that brings backbones or kinds of tasks; it is run. Repeatable."),
+    ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="A line of progress each second in logs, and where errors come from."),
+    ] = False,
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
+    set_verbose(on=verbose)
+    configure(context, config, plugin or [])
     if processes() > 1 and context.invoked_subcommand not in ("search", "train"):
         raise UsageError(
             f"{context.invoked_subcommand} in {processes()} processes would do the same {processes()} times over; only search and "
@@ -119,11 +140,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(message: str, code: int) -> int:
-    from cli.console import err
-
-    rank = torchrun_rank()
-    whose = f"process {rank}: " if rank else ""  # the first one speaks for all; what others met is told apart from it
-    err().print(f"[bold red]{whose}error:[/] {escape(message)}")
+    report_error(message)
     return code
 
 

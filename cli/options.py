@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+DEFAULT_RUNS = Path("runs")
+
 Runs = Annotated[Path, typer.Option("--runs", help="Folder in which run folders are kept.", envvar="BMTAS_RUNS")]
+
+
+def run_names(incomplete: str) -> list[str]:
+    """Return the runs of the usual folder whose names begin so, the newest first: for completion."""
+    from bmtas.runs import all_runs
+
+    return [
+        run.name
+        for run in all_runs(Path(os.environ.get("BMTAS_RUNS", DEFAULT_RUNS)))
+        if run.name.startswith(incomplete)
+    ]
+
+
+def completing(*known: str) -> Callable[[str], list[str]]:
+    """Return a completion of values that are known."""
+    return lambda incomplete: [name for name in known if name.startswith(incomplete)]
+
+
+def choices(name: str) -> Callable[[str], list[str]]:
+    """Return a completion of the values of an enumeration in `bmtas.config`, which is imported when it is asked."""
+
+    def complete(incomplete: str) -> list[str]:
+        import bmtas.config
+
+        return completing(*(choice.value for choice in getattr(bmtas.config, name)))(incomplete)
+
+    return complete
+
+
 RunName = Annotated[
-    str | None, typer.Option("--run", help="Name, number or path of a run; the latest one if left out.")
+    str | None,
+    typer.Option("--run", help="Name, number or path of a run; the latest one if left out.", autocompletion=run_names),
 ]
 Json = Annotated[
     str | None, typer.Option("--json", help="Write the result as JSON to this file, or to standard output for '-'.")
@@ -22,8 +56,8 @@ Compile = Annotated[
 Network = Annotated[
     str,
     typer.Option(
-        "--network", help="found, shared, separate, inherited, several of them with commas, or all (the first three)."
+        "--network",
+        help="found, shared, separate, inherited, several of them with commas, or all (the first three).",
+        autocompletion=completing("found", "shared", "separate", "inherited", "all"),
     ),
 ]
-
-DEFAULT_RUNS = Path("runs")

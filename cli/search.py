@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs
+from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs, choices, completing
 
 
 def search_command(
@@ -29,7 +29,8 @@ def search_command(
         typer.Option(
             help="branched (the paper's search); other searches: mtl-nas, automtl, dynamic (after Choi & Im; its reduction, squeeze "
             "loss and normalisation are our own choice); fixed sharing: cross-stitch, nddr-cnn, mtan, sluice; or a baseline: "
-            "single, shared, vanilla, random, permuted, fafs, bmn."
+            "single, shared, vanilla, random, permuted, fafs, bmn.",
+            autocompletion=choices("Method"),
         ),
     ] = "branched",
     own: Annotated[
@@ -53,7 +54,8 @@ def search_command(
     backbone: Annotated[
         str,
         typer.Option(
-            help="mobilenet_v2, resnet50, vgg16, a classifier of torchvision (resnet18, ...), or tiny (for checks)."
+            help="mobilenet_v2, resnet50, vgg16, a classifier of torchvision (resnet18, ...), or tiny (for checks).",
+            autocompletion=completing("mobilenet_v2", "resnet50", "vgg16", "resnet18", "tiny"),
         ),
     ] = "mobilenet_v2",
     table: Annotated[
@@ -65,7 +67,13 @@ def search_command(
             "ms, say) are added to the counted ones.",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="quick (minutes on 2 cores), standard (for a GPU), paper.")] = "quick",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="quick (minutes on 2 cores), standard (for a GPU), paper.",
+            autocompletion=choices("Preset"),
+        ),
+    ] = "quick",
     weights: Annotated[
         str | None, typer.Option(help="imagenet, none (random), or a file; the preset's choice if left out.")
     ] = None,

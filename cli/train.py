@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Compile, Device, Network, Quiet, RunName, Runs
+from cli.options import DEFAULT_RUNS, Compile, Device, Json, Network, Quiet, RunName, Runs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bmtas.runs import Run
 
 
 def train_command(
@@ -18,10 +23,12 @@ def train_command(
             "has learned, kept as the network 'inherited' beside it."
         ),
     ] = "backbone",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained and stop.")] = False,
     compiled: Compile = False,
     device: Device = "auto",
     run: RunName = None,
     runs: Runs = DEFAULT_RUNS,
+    json: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the tree-shaped network of a run from the backbone's weights, then evaluate it.
@@ -36,8 +43,9 @@ def train_command(
     from bmtas.ranks import speaks
     from bmtas.run_training import train_network
     from bmtas.runs import FOUND, INHERITED, SEPARATE, open_run
+    from bmtas.summary import summarise_run
     from bmtas.workflow import evaluate_networks
-    from cli.console import ShownProgress, out
+    from cli.console import ShownProgress, emit_json, out
     from cli.networks import chosen_networks
     from cli.show import render_results
 
@@ -53,6 +61,9 @@ def train_command(
         names = list(dict.fromkeys(names))
     for name in names:
         chosen.architecture(name)  # says which command comes first, before anything runs
+    if dry_run:
+        _describe(chosen, names)
+        return
     how = How(join_processes(device), compile=compiled)
     with ShownProgress(quiet=quiet or not speaks()) as progress:
         for name in names:
@@ -66,4 +77,23 @@ def train_command(
         unmeasured = SEPARATE in chosen.trained() and not (chosen.network(SEPARATE) / "metrics.json").exists()
         measured = [*names, SEPARATE] if unmeasured and SEPARATE not in names else names
         evaluate_networks(chosen, measured, progress, device=device)
-    render_results(chosen, out())
+    if json is not None:
+        emit_json(summarise_run(chosen), json)
+    if json != "-":
+        render_results(chosen, out())
+
+
+def _describe(run: Run, names: Sequence[str]) -> None:
+    """Print what training would do."""
+    from cli.console import out
+
+    config = run.config()
+    settings, (height, width) = config.train, config.train_size
+    for name in names:
+        what = (
+            "is trained already"
+            if name in run.trained()
+            else f"{settings.steps} steps at {height}x{width}, batch {settings.batch_size}"
+        )
+        out().print(f"{run.name}, {name}: {what}", markup=False)
+    out().print("nothing was written (--dry-run)")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bmtas.errors import UsageError, nearest
 from bmtas.extras import require
+from bmtas.kinds import find_kind, known_kinds
 from bmtas.tasks import LOSS_WEIGHTS, Task, TaskKind
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -57,7 +58,7 @@ _MAX_COUNT = 65535  # of classes given as a number: a slip of the finger must no
 
 def _parse_kind(value: Any) -> TaskKind:
     try:
-        return TaskKind.parse(str(value))
+        return TaskKind.parse(str(value), known_kinds())
     except UsageError as error:
         raise ValueError(str(error)) from None
 
@@ -139,6 +140,7 @@ class TaskSpec(_Strict):
     """One entry of the key `tasks`: what the task is and how its label files are written."""
 
     kind: Annotated[TaskKind, BeforeValidator(_parse_kind)]
+    own_kind: str | None = None  # never written: see `_name_own_kind`
     folder: str | None = None
     file: str | None = None
     suffix: _Suffix | None = None
@@ -154,6 +156,17 @@ class TaskSpec(_Strict):
     normalise: Literal["median_mad"] | None = None
     axes: Annotated[tuple[str, ...], BeforeValidator(_parse_axes)] | None = None
     flip_y: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_own_kind(cls, data: Any) -> Any:
+        """Read a kind that a plugin has brought as the one whose labels it has."""
+        if not isinstance(data, dict):
+            return data
+        if "own_kind" in data:
+            raise ValueError("the key 'own_kind' is not for manifests; write its name under 'kind'")
+        brought = known_kinds().get(str(data.get("kind")))
+        return data if brought is None else {**data, "kind": brought.like.value, "own_kind": brought.name}
 
     @property
     def read_as(self) -> str:
@@ -175,7 +188,7 @@ class TaskSpec(_Strict):
         """Check what the kind asks for and what does not fit it."""
         kind = self.kind.value
         allowed = (*_COMMON_KEYS, *_KEYS[self.kind])
-        for key in sorted(self.model_fields_set.difference(allowed)):
+        for key in sorted(self.model_fields_set.difference((*allowed, "own_kind"))):
             raise ValueError(f"the key {key!r} means nothing for kind {kind}; its keys: {', '.join(allowed)}")
         if self.read_as not in ENCODINGS[self.kind]:
             hint = nearest(self.read_as, ENCODINGS[self.kind])
@@ -202,7 +215,8 @@ class TaskSpec(_Strict):
 
     def to_task(self, name: str) -> Task:
         """Return the task as the rest of bmtas knows it. Raises UsageError where it breaks a rule."""
-        weight = LOSS_WEIGHTS.get(self.kind, 1.0) if self.loss_weight is None else self.loss_weight
+        usual = 1.0 if self.own_kind else LOSS_WEIGHTS.get(self.kind, 1.0)
+        weight = usual if self.loss_weight is None else self.loss_weight
         return Task(
             name=name,
             kind=self.kind,
@@ -210,6 +224,7 @@ class TaskSpec(_Strict):
             loss_weight=weight,
             edge_positive_weight=self.edge_positive_weight,
             edge_tolerance=self.edge_tolerance,
+            own=None if self.own_kind is None else find_kind(self.own_kind).told,
         )
 
 

@@ -6,6 +6,7 @@ name, in the unit that the name says. The one that Delta_m compares stands in `b
 
 from __future__ import annotations
 
-from bmtas.metrics.protocol import Metric, build_metric
+from bmtas.kinds import Metric
+from bmtas.metrics.protocol import build_metric
 
 __all__ = ["Metric", "build_metric"]

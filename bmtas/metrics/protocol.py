@@ -1,12 +1,11 @@
-"""What every metric does, and which one belongs to which kind of task."""
+"""Which metric belongs to which kind of task."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Protocol, cast
+from typing import cast
 
-from torch import Tensor
-
+from bmtas.kinds import Metric, find_kind
 from bmtas.tasks import Task, TaskKind
 
 NAN = float("nan")
@@ -22,19 +21,6 @@ _HOMES = {
 }
 
 
-class Metric(Protocol):
-    """Collects predictions and labels, then gives numbers by name."""
-
-    def update(self, prediction: Tensor, label: Tensor) -> None:
-        """Take one batch, on the CPU."""
-
-    def compute(self) -> dict[str, float]:
-        """Return the metrics over all batches, the one that Delta_m compares first. NaN where no label was valid."""
-
-    def close(self) -> None:
-        """Let go of what is held beside memory."""
-
-
 class InMemory:
     """What metrics have in common that hold nothing beside memory."""
 
@@ -43,6 +29,8 @@ class InMemory:
 
 
 def build_metric(task: Task) -> Metric:
-    """Return a fresh metric for `task`."""
+    """Return a fresh metric for `task`. Raises UsageError if it is of a kind whose plugin is not loaded."""
+    if task.own is not None:
+        return find_kind(task.own.name).score(task)
     module, name = _HOMES[task.kind]
     return cast("Metric", getattr(importlib.import_module(f"bmtas.metrics.{module}"), name)(task))

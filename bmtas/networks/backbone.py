@@ -83,7 +83,18 @@ def known_backbones() -> dict[str, Backbone]:
     from bmtas.networks.tiny import TINY
     from bmtas.networks.vgg16 import VGG16
 
-    return {b.name: b for b in (MOBILENET_V2, RESNET50, TINY, VGG16)}
+    return {b.name: b for b in (MOBILENET_V2, RESNET50, TINY, VGG16)} | _OWN
+
+
+_OWN: dict[str, Backbone] = {}
+"""Those that were brought from outside (`bmtas.adapters`)."""
+
+
+def add_backbone(backbone: Backbone) -> None:
+    """Let `backbone` be known by its name, until the process ends; one brought before gives way. Raises UsageError for a name of the house's own."""
+    if backbone.name in known_backbones() and backbone.name not in _OWN:
+        raise UsageError(f"bmtas has a backbone {backbone.name!r} already; give yours another name")
+    _OWN[backbone.name] = backbone
 
 
 def get_backbone(name: str) -> Backbone:
@@ -103,7 +114,7 @@ def get_backbone(name: str) -> Backbone:
     meant = f"did you mean {close[0]!r}? " if close else ""
     raise UsageError(
         f"unknown backbone {name!r}; {meant}known: {', '.join(sorted(backbones))}, and torchvision's convolutional classifiers by their names, "
-        "such as resnet18"
+        "such as resnet18; --plugin FILE brings one of your own"
     )
 
 

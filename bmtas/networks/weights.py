@@ -48,8 +48,8 @@ def load_weights(choice: str, backbone: Backbone) -> Weights | None:
     if choice == "imagenet":
         if backbone.weights_name is None:
             raise UsageError(
-                f"--weights imagenet: there are no ImageNet weights of {backbone.name}, which is made for checks; give "
-                "--weights none for random ones, or a file"
+                f"--weights imagenet: nobody has published ImageNet weights of {backbone.name} here; give --weights none for random "
+                "ones, or a file with yours"
             )
         return _by_operation(_fetch_imagenet(backbone, backbone.weights_name), backbone, backbone.weights_name)
     path = Path(choice)

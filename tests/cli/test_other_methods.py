@@ -232,3 +232,14 @@ def test_a_dry_run_says_what_is_trained_first_and_what_a_fixed_network_costs(
         assert "the network of sluice costs 5.3" in told
     if method == "mtl-nas":
         assert "evaluates alone" in told
+
+
+def test_training_says_before_it_begins_what_it_would_do(runs: dict[str, Run], bmtas: Callable[..., Any]) -> None:
+    run = runs["mtan"]
+    result = bmtas("train", "--network", "all", "--dry-run", "--runs", run.path.parent, "--run", run.name)
+    assert result.code == 0, result.err
+    told = [line.split(": ", 1)[1] for line in result.out.splitlines()[:3]]
+    assert told == ["is trained already", "2 steps at 32x32, batch 4", "2 steps at 32x32, batch 4"]
+    assert run.trained() == ["found"]
+    answered = bmtas("train", "--json", "-", "--quiet", "--runs", run.path.parent, "--run", run.name)
+    assert json.loads(answered.out)["networks"]["found"]["metrics"] is not None

@@ -1,0 +1,35 @@
+"""Python files of a user's own that bring what the house does not have: backbones and kinds of tasks. Needs no torch itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from bmtas.errors import UsageError
+
+_PREFIX = "bmtas_plugin_"
+
+
+def load_plugin(path: Path) -> None:
+    """Run the Python file `path`, once per process; what it registers is known from then on.
+
+    A run folder never names one: code is run only where the user says so. Raises UsageError if there is no such file or it fails.
+    """
+    if not path.is_file() or path.suffix != ".py":
+        raise UsageError(f"plugin {path}: there is no such Python file; give the path of a file that ends in .py")
+    name = _PREFIX + str(abs(hash(path.resolve())))
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(
+            f"plugin {path} failed with {type(error).__name__}: {error}; mend it, or leave it out"
+        ) from error

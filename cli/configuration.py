@@ -1,0 +1,174 @@
+"""Settings from a file: `bmtas.toml` holds what would otherwise be typed each time.
+
+    runs = "experiments"              # for every command that has the option
+    plugins = ["my_backbone.py"]      # Python files that bring backbones and kinds of tasks of one's own
+
+    [search]                          # for one command
+    data = "my.yaml"
+    budget = ["9GMAdds"]
+
+One precedence for all options: what is typed, then the environment (where `--help` names a variable), then this file, then the default.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from bmtas.errors import UsageError, nearest
+from bmtas.plugins import load_plugin
+from cli.console import err, verbose
+from cli.groups import DefaultGroup
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE_NAME = "bmtas.toml"
+"""Looked for in the folder in which the command is started."""
+PLUGINS = "plugins"
+
+
+def find_configuration(asked: Path | None) -> Path | None:
+    """Return the file that holds: the one asked for, or the one of this folder, or None. Raises UsageError if the one asked for is missing."""
+    if asked is None:
+        return Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
+    if not asked.is_file():
+        raise UsageError(f"--config {asked}: there is no such file; it is a TOML file with a table per command")
+    return asked
+
+
+def configure(context: typer.Context, asked: Path | None, plugins: Sequence[Path]) -> None:
+    """Take the settings of the file for the command that follows, and load the plugins, those of the file first."""
+    path = find_configuration(asked)
+    found: list[Path] = []
+    if path is not None:
+        context.default_map, found = read_configuration(path, context)
+    if verbose():
+        err().print(
+            f"settings: {path or 'no file'}; plugins: {', '.join(map(str, (*found, *plugins))) or 'none'}", markup=False
+        )
+    for plugin in (*found, *plugins):
+        load_plugin(plugin)
+
+
+def read_configuration(path: Path, context: typer.Context) -> tuple[dict[str, Any], list[Path]]:
+    """Return the values of the file by command and parameter, as click takes defaults, and the plugins that it names.
+
+    Paths in it are relative to the folder in which the command is started. Raises UsageError for what is no TOML, and for an unknown command or option, or a
+    value that its option does not take.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+    plugins = content.pop(PLUGINS, [])
+    if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
+        raise UsageError(
+            f"{path}: {PLUGINS} = {plugins!r}: expected a list of Python files, such as ['my_backbone.py']"
+        )
+    shared = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
+    tables = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    reader = _Reader(path, context)
+    reader.check_shared(shared)
+    return reader.group(context.command, shared, tables, ()), [Path(name) for name in plugins]
+
+
+class _Reader:
+    def __init__(self, path: Path, context: typer.Context) -> None:
+        self._path, self._context = path, context
+
+    def check_shared(self, shared: Mapping[str, Any]) -> None:
+        known = {name for command in _leaves(self._context.command) for name in _options(command)}
+        root: Any = self._context.command
+        for key in shared:
+            if key in root.commands:
+                raise self._no_table((key,))
+            if _dashed(key) not in known:
+                raise UsageError(
+                    f"{self._path}: no command has the option --{_dashed(key)}; {nearest(_dashed(key), known)}"
+                )
+
+    def group(
+        self, group: Any, shared: Mapping[str, Any], tables: Mapping[str, Any], where: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Return the defaults of all commands of a group; keys beside its commands' tables belong to the one that needs no name."""
+        defaults: dict[str, Any] = {}
+        own = {key: value for key, value in tables.items() if key not in group.commands}
+        for name, command in group.commands.items():
+            values = tables.get(name, {})
+            place = (*where, name)
+            if not isinstance(values, Mapping):
+                raise self._no_table(place)
+            if hasattr(command, "commands"):
+                defaults[name] = self.group(command, shared, values, place)
+                continue
+            if name == DefaultGroup.DEFAULT and isinstance(group, DefaultGroup):
+                values, place, own = {**own, **values}, where, {}
+            defaults[name] = self._command(command, shared, values, place)
+            if place == where:
+                defaults[""] = defaults[name]  # the name under which a group's unnamed command is looked up
+        for name in own:
+            raise UsageError(
+                f"{self._path}: [{'.'.join((*where, name))}]: there is no such command; {nearest(name, group.commands)}"
+            )
+        return defaults
+
+    def _no_table(self, place: tuple[str, ...]) -> UsageError:
+        return UsageError(f"{self._path}: {place[-1]} is a command; its options stand in a table [{'.'.join(place)}]")
+
+    def _command(
+        self, command: Any, shared: Mapping[str, Any], values: Mapping[str, Any], where: tuple[str, ...]
+    ) -> dict[str, Any]:
+        options = _options(command)
+        for key in values:
+            if _dashed(key) not in options:
+                raise UsageError(
+                    f"{self._path}: [{'.'.join(where)}] {key}: unknown option; {nearest(_dashed(key), options)}"
+                )
+        given = {**{k: v for k, v in shared.items() if _dashed(k) in options}, **values}
+        return {options[_dashed(k)].name: self._value(options[_dashed(k)], k, v, where) for k, v in given.items()}
+
+    def _value(self, option: Any, key: str, value: Any, where: tuple[str, ...]) -> Any:
+        """Return a value as its option takes it. Raises UsageError where it does not."""
+        told = f"{self._path}: [{'.'.join(where)}] {key} = {value!r}"
+        if isinstance(value, bool) != bool(option.is_flag):
+            raise UsageError(f"{told}: expected {'true or false' if option.is_flag else 'a value, not true or false'}")
+        if isinstance(value, list) and not option.multiple:
+            raise UsageError(f"{told}: the option is given once; give one value, without brackets")
+        if isinstance(value, bool):
+            return value
+        texts = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        given = texts if option.multiple else texts[0]
+        try:
+            option.process_value(self._context, given)
+        except typer.BadParameter as error:
+            raise UsageError(f"{told}: {error.message}") from None
+        return given
+
+
+def _leaves(command: Any) -> Iterator[Any]:
+    if not hasattr(command, "commands"):
+        yield command
+        return
+    for part in command.commands.values():
+        yield from _leaves(part)
+
+
+def _options(command: Any) -> dict[str, Any]:
+    """Return the options of a command by the names that are typed, without dashes before them."""
+    return {
+        name.removeprefix("--"): option
+        for option in command.params
+        for name in option.opts
+        if name.startswith("--") and name != "--help"
+    }
+
+
+def _dashed(key: str) -> str:
+    return key.replace("_", "-")

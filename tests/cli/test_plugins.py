@@ -1,0 +1,139 @@
+"""A backbone and a kind of task of one's own, from Python files, through the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bmtas import kinds
+from bmtas.adapters import register_backbone, register_kind
+from bmtas.data.batches import Loader
+from bmtas.data.source import open_dataset
+from bmtas.errors import UsageError
+from bmtas.networks import backbone as backbones
+from bmtas.networks.backbone import get_backbone
+from bmtas.runs import Run
+from bmtas.train import load_network
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BACKBONE, KIND = EXAMPLES / "own_backbone.py", EXAMPLES / "own_kind.py"
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test brings is not known to the next."""
+    monkeypatch.setattr(kinds, "_KINDS", {})
+    monkeypatch.setattr(backbones, "_OWN", {})
+    yield
+    for name in [n for n in sys.modules if n.startswith("bmtas_plugin_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, new_data: Callable[[Path], Path]) -> Path:
+    """The tiny folder, its depth read as disparity: 4000 / (1000 + ...) as 8 bits would have it, 40 to 160."""
+    manifest = new_data(tmp_path_factory.mktemp("own") / "data")
+    for path in (manifest.parent / "depth").glob("*.png"):
+        depth = np.asarray(Image.open(path)).astype(np.float64)
+        Image.fromarray((160_000 / depth).astype(np.uint8)).save(path)
+    text = manifest.read_text(encoding="utf-8")
+    depth_line = "depth: {kind: depth, folder: depth, scale: 0.001}"
+    assert depth_line in text
+    manifest.write_text(text.replace(depth_line, "depth: {kind: disparity, folder: depth}"), encoding="utf-8")
+    return manifest
+
+
+def search(data: Path, *more: object) -> list[object]:
+    sizes = ("--size", "64x64", "--search-size", "32x32", "--train-size", "64x64")
+    steps = ("--warmup-steps", 1, "--search-steps", 1, "--train-steps", 3, "--batch-size", 2)
+    return ["search", "--data", data, "--tasks", "semseg,depth", *sizes, *steps, *more]
+
+
+def test_both_together_from_search_to_export(data: Path, bmtas: Callable[..., Any], tmp_path: Path) -> None:
+    plugins = ("--plugin", BACKBONE, "--plugin", KIND)
+    runs = ("--runs", tmp_path / "runs")
+    result = bmtas(*plugins, *search(data, "--backbone", "small_net", *runs))
+    assert result.code == 0, result.err
+    for command in (["train"], ["export"], ["show", "--json", "-"]):
+        result = bmtas(*plugins, *command, *runs)
+        assert result.code == 0, result.err
+    scored = json.loads(result.out)["networks"]["found"]["metrics"]["tasks"]["depth"]
+    assert (scored["metric"], scored["higher_is_better"]) == ("abs_rel", False)
+    # The metric again, by numpy: the mean of |p - y| / y over all validation pixels.
+    (path,) = (tmp_path / "runs").iterdir()
+    run = Run(path)
+    tasks = run.config().task_list()
+    network = load_network(run.config(), run.architecture("found"), run.network("found") / "weights.pt").eval()
+    batch = Loader(open_dataset(str(data)), "val", tasks, (64, 64)).batch([0, 1])
+    with torch.no_grad():
+        predicted = network(batch.images)["depth"][:, 0].numpy()
+    label = batch.labels["depth"].numpy()
+    assert scored["value"] == pytest.approx(np.mean(np.abs(predicted - label) / label), rel=1e-5)
+    shared = json.loads(result.out)["networks"]["shared"]["costs"]["madds"]
+    # Stem 3 to 16 at stride 2, then 24 at 4, 24, 48 at 8, 48 and 96 at 16 of a 64 x 64 image; context and heads come to it.
+    encoder = 9 * (3 * 16 * 32**2 + (16 * 24 + 24 * 24) * 16**2 + (24 * 48 + 48 * 48) * 8**2 + 48 * 96 * 4**2)
+    table = {layer.name: dict(layer.per_group or {}) for layer in run.table().layers}
+    layers = [values for name, values in sorted(table.items()) if name != f"layers.{len(table) - 1:02d}"]
+    stem = next(part.cost for part in run.table().fixed if part.name == "stem")
+    counted = sum(float(values[key]) for values in layers for key in values if key.value == "madds")
+    assert counted + sum(v for k, v in stem.items() if k.value == "madds") == encoder < shared
+
+
+def test_a_run_does_not_run_code_by_itself(data: Path, bmtas: Callable[..., Any], tmp_path: Path) -> None:
+    runs = ("--runs", tmp_path / "runs")
+    assert bmtas("--plugin", KIND, *search(data, *runs)).code == 0
+    kinds._KINDS.clear()
+    result = bmtas("train", *runs)
+    assert result.code == 2
+    assert "--plugin" in result.err
+    assert bmtas("show", *runs).code == 0  # what is known of the kind stands in the run
+
+
+def test_plugins_of_the_settings_file_are_loaded(
+    data: Path, bmtas: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bmtas.toml").write_text(f"plugins = [{str(KIND)!r}]\n", encoding="utf-8")
+    result = bmtas(*search(data, "--dry-run", "--json", "-"))
+    assert result.code == 0, result.err
+    (task,) = (task for task in json.loads(result.out)["tasks"] if task["name"] == "depth")
+    assert task["kind"] == "regression"
+    assert task["own"] == {"name": "disparity", "metric": "abs_rel", "higher_is_better": False}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "there is no such Python file"), ("import nothing_of_the_kind", "failed with ModuleNotFoundError")],
+)
+def test_a_plugin_that_cannot_be_loaded_is_named(
+    content: str | None, message: str, bmtas: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    result = bmtas("--plugin", path, "show")
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+
+
+def test_names_of_the_house_are_not_taken() -> None:
+    with pytest.raises(UsageError, match="has a backbone 'tiny' already"):
+        register_backbone("tiny", get_backbone("tiny"))
+    with pytest.raises(UsageError, match="has a kind 'depth' already"):
+        register_kind("depth", like="depth", metric="x", higher_is_better=True, loss=None, score=None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="unknown task kind 'deth'; did you mean 'depth'"):
+        register_kind("mine", like="deth", metric="x", higher_is_better=True, loss=None, score=None)  # type: ignore[arg-type]
+
+
+def test_a_kind_that_is_not_known_is_told_with_those_that_are(data: Path, bmtas: Callable[..., Any]) -> None:
+    result = bmtas(*search(data, "--dry-run"))
+    assert result.code == 2
+    assert "unknown task kind 'disparity'" in " ".join(result.err.split())
