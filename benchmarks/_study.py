@@ -27,7 +27,7 @@ from bmtas.data.batches import Loader
 from bmtas.data.protocol import Dataset, Sample
 from bmtas.device import pick_device
 from bmtas.errors import BmtasError, UsageError
-from bmtas.evaluate import evaluate_network
+from bmtas.evaluation import evaluate_network
 from bmtas.files import read_json, write_json
 from bmtas.methods.branched.finder import branched_search, probabilities_after
 from bmtas.methods.branched.losses import expected_costs
@@ -38,7 +38,7 @@ from bmtas.planning import Plan, Request, plan_search
 from bmtas.progress import Silent
 from bmtas.summary import delta_m
 from bmtas.tasks import Task
-from bmtas.train import Training, load_network
+from bmtas.training import Training, load_network
 from bmtas.view import grouping_entropy
 from costs.decode import argmax_architecture, best_architecture
 from costs.errors import CostError

@@ -25,7 +25,7 @@ from _study import markdown, tell, with_spread
 
 from bmtas.config import Method
 from bmtas.data.batches import Loader
-from bmtas.evaluate import evaluate_network
+from bmtas.evaluation import evaluate_network
 from bmtas.files import read_json
 from bmtas.methods.automtl.prices import SHARED
 from bmtas.parallel import How
@@ -33,7 +33,7 @@ from bmtas.planning import Plan, Request, plan_search
 from bmtas.progress import Silent
 from bmtas.run_training import train_network
 from bmtas.runs import FOUND, INHERITED, Run
-from bmtas.train import load_network
+from bmtas.training import load_network
 from bmtas.workflow import run_search
 
 SIZE = (32, 32)

@@ -45,9 +45,9 @@ from bmtas.networks.weights import Weights
 from bmtas.parallel import How
 from bmtas.profile import build_table
 from bmtas.progress import Silent
-from bmtas.search import Search
+from bmtas.searching import Search
 from bmtas.tasks import select_tasks
-from bmtas.train import Training, load_network
+from bmtas.training import Training, load_network
 
 SIZE = (64, 64)
 NAMES = ("a1", "a2")

@@ -20,7 +20,7 @@ from bmtas.networks.network import GraphNetwork
 from bmtas.parallel import How
 from bmtas.progress import Progress
 from bmtas.runs import INHERITED, SEPARATE, START, Run, all_runs
-from bmtas.train import Training, load_network
+from bmtas.training import Training, load_network
 
 
 def open_run_dataset(run: Run) -> Dataset:

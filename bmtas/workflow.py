@@ -16,7 +16,7 @@ from bmtas.data.batches import Loader
 from bmtas.data.check import check_labels
 from bmtas.device import pick_device
 from bmtas.errors import EnvironmentProblem, UsageError
-from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
+from bmtas.evaluation import evaluate_constants, evaluate_network, metrics_json
 from bmtas.extras import own_version
 from bmtas.files import write_json, write_text
 from bmtas.methods.finder import Finder, Found, choose_finder
@@ -31,7 +31,7 @@ from bmtas.readings import Meter
 from bmtas.run_training import open_run_dataset
 from bmtas.runs import FOUND, START, Run, all_runs, create_run
 from bmtas.tasks import Task
-from bmtas.train import load_network
+from bmtas.training import load_network
 from costs.units import Budget
 
 _SHORT = 60

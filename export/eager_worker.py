@@ -15,7 +15,7 @@ import torch
 from bmtas.device import pick_device
 from bmtas.errors import BmtasError
 from bmtas.runs import Run
-from bmtas.train import load_network
+from bmtas.training import load_network
 from export.bench.phases import Phases
 from export.program import ProgramSession
 

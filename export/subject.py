@@ -16,12 +16,12 @@ from bmtas.data.batches import Loader, image_tensor
 from bmtas.data.chosen import spread
 from bmtas.data.protocol import Dataset
 from bmtas.errors import ParityError, UsageError
-from bmtas.evaluate import evaluate_network
+from bmtas.evaluation import evaluate_network
 from bmtas.networks.network import GraphNetwork
 from bmtas.runs import Run
 from bmtas.summary import network_costs
 from bmtas.tasks import Task, select_tasks
-from bmtas.train import load_network
+from bmtas.training import load_network
 from costs.units import Resource
 from export.interface import OFFSET, SCALE, Interface
 from export.predict import read_image

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-import bmtas.train
+import bmtas.training
 from bmtas.architecture import BranchedArchitecture
 from bmtas.checkpoint import load_checkpoint
 from bmtas.config import Precision, RunConfig
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _few_images_for_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a constant prediction would come to is of no interest here."""
-    monkeypatch.setattr(bmtas.train, "_CONSTANT_IMAGES", 1)
+    monkeypatch.setattr(bmtas.training, "_CONSTANT_IMAGES", 1)
 
 
 def config(precision: str, steps: int) -> RunConfig:
@@ -39,7 +39,7 @@ def config(precision: str, steps: int) -> RunConfig:
 
 def trained(settings: RunConfig, folder: Path) -> dict[str, Any]:
     folder.mkdir()
-    bmtas.train.Training(settings, TREE, Planted(), folder, How.alone("cpu")).run(Silent())
+    bmtas.training.Training(settings, TREE, Planted(), folder, How.alone("cpu")).run(Silent())
     weights: dict[str, Any] = load_checkpoint(folder / "weights.pt")["network"]
     return weights
 
@@ -52,7 +52,7 @@ def losses(folder: Path) -> list[float]:
 
 def one_step(settings: RunConfig, folder: Path, block: contextlib.AbstractContextManager[Any]) -> dict[str, Any]:
     """The first step of a training, written out; the forward pass runs in `block`."""
-    batch = bmtas.train.Training(settings, TREE, Planted(), folder, How.alone("cpu")).batches[0]
+    batch = bmtas.training.Training(settings, TREE, Planted(), folder, How.alone("cpu")).batches[0]
     torch.manual_seed(settings.seed)
     network = build_network(TREE, TASKS).train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)

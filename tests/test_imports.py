@@ -49,7 +49,7 @@ def shown(path: Path) -> str:
 
 
 def test_the_collector_of_imports_sees_them() -> None:
-    assert "bmtas.search" in house_imports(ROOT / "bmtas/methods/branched/finder.py")
+    assert "bmtas.searching" in house_imports(ROOT / "bmtas/methods/branched/finder.py")
     assert "costs.table" in house_imports(ROOT / "bmtas/runs.py")
     assert all(len(files) > 5 for files in FILES.values())
 
@@ -72,7 +72,7 @@ def test_ground_modules_stand_on_nothing_but_errors_and_files(name: str) -> None
 
 
 def test_networks_know_nothing_of_the_activities() -> None:
-    activities = {f"bmtas.{name}" for name in ("search", "train", "evaluate", "workflow", "runs")}
+    activities = {f"bmtas.{name}" for name in ("searching", "training", "evaluation", "workflow", "runs")}
     for path in sorted((ROOT / "bmtas/networks").glob("*.py")):
         assert house_imports(path) & activities == set(), shown(path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import bmtas.train
+import bmtas.training
 from bmtas.architecture import BranchedArchitecture
 from bmtas.data.planted import TASKS, Planted
 from bmtas.interrupt import Interrupted
@@ -145,13 +145,13 @@ def train(folder: Path, progress: Progress, rate: float) -> None:
     overrides = {"batch_size": 2, "steps": 50, "learning_rate": rate}
     config = plan_search(Request(data="planted", backbone="tiny", train_overrides=overrides)).config
     shared = BranchedArchitecture.shared("tiny", [task.name for task in TASKS], 6)
-    bmtas.train.Training(config, shared, Planted(), folder, How.alone("cpu")).run(progress)
+    bmtas.training.Training(config, shared, Planted(), folder, How.alone("cpu")).run(progress)
 
 
 def test_a_training_at_a_rate_of_almost_nothing_is_told_of_and_a_pause_changes_no_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_after: Callable[..., Progress]
 ) -> None:
-    monkeypatch.setattr(bmtas.train, "_CONSTANT_IMAGES", 8)
+    monkeypatch.setattr(bmtas.training, "_CONSTANT_IMAGES", 8)
     straight, resumed = Heard(), Heard()
     for name in ("straight", "resumed"):
         (tmp_path / name).mkdir()

@@ -28,7 +28,7 @@ from bmtas.plots_affinity import draw_affinities
 from bmtas.progress import Progress
 from bmtas.run_training import open_run_dataset, train_network
 from bmtas.runs import SEPARATE, Run
-from bmtas.train import load_network
+from bmtas.training import load_network
 from costs.least import groupings_of, least_architecture
 from costs.partitions import Grouping
 from costs.table import CostTable

@@ -35,7 +35,7 @@ from bmtas.progress import Progress
 from bmtas.run_training import open_run_dataset, train_network
 from bmtas.runs import SHARED, Run
 from bmtas.tasks import Task
-from bmtas.train import load_network
+from bmtas.training import load_network
 from costs.errors import BudgetBelowReach
 from costs.partitions import Grouping, grouping_of, partitions_of
 from costs.reach import limits_of

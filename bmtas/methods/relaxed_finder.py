@@ -14,7 +14,7 @@ from bmtas.parallel import How
 from bmtas.planning import Plan
 from bmtas.progress import Progress
 from bmtas.runs import Run
-from bmtas.search import Search
+from bmtas.searching import Search
 from bmtas.settings import Settings
 from costs.table import CostTable
 

@@ -28,7 +28,7 @@ from bmtas.data.protocol import Sample
 from bmtas.errors import UsageError
 from bmtas.planning import Plan
 from bmtas.tasks import Task, TaskKind
-from bmtas.train import Training
+from bmtas.training import Training
 from costs.parts import LayerCost
 from costs.table import CostTable
 from costs.units import Resource, parse_budget

@@ -21,7 +21,7 @@ from PIL import Image
 from bmtas.progress import Silent
 from bmtas.run_training import open_run_dataset
 from bmtas.runs import Run
-from bmtas.train import load_network
+from bmtas.training import load_network
 from export.deliver import export_network
 from export.madds import madds
 from export.precision.guard import Drop

@@ -37,7 +37,7 @@ def run(bmtas_: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) ->
 def bmtas_(bmtas: Callable[..., Any]) -> Any:
     """The command line, without much time spent on the losses of constants."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bmtas.train._CONSTANT_IMAGES", 1)
+        patch.setattr("bmtas.training._CONSTANT_IMAGES", 1)
         yield bmtas
 
 

@@ -15,10 +15,10 @@ import onnxruntime
 import pytest
 import torch
 
-import bmtas.train
+import bmtas.training
 from bmtas.methods import bmn, fafs
 from bmtas.runs import Run
-from bmtas.train import load_network
+from bmtas.training import load_network
 
 METHODS = ("single", "shared", "vanilla", "random", "permuted", "fafs", "bmn")
 BUDGET = "4.3MMAdds"
@@ -33,7 +33,7 @@ def _few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fafs, "MOST_SAMPLES", 40)
         patch.setattr(bmn, "IMAGES", 12)
-        patch.setattr(bmtas.train, "_CONSTANT_IMAGES", 1)
+        patch.setattr(bmtas.training, "_CONSTANT_IMAGES", 1)
         yield
 
 

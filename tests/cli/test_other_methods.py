@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bmtas.runs import Run
-from bmtas.train import load_network
+from bmtas.training import load_network
 
 SEARCHES = {"mtl-nas": "6MMAdds", "automtl": "4.5MMAdds", "dynamic": "6MMAdds"}
 FIXED = ("cross-stitch", "nddr-cnn", "mtan", "sluice")

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bmtas.networks.network import GraphNetwork
 from bmtas.profile import count_network
 from bmtas.runs import Run
-from bmtas.train import load_network
+from bmtas.training import load_network
 
 TASKS = ["semseg", "edge", "depth"]
 CHANNELS = {"semseg": 3, "edge": 1, "depth": 1}

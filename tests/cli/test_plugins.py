@@ -21,7 +21,7 @@ from bmtas.errors import UsageError
 from bmtas.networks import backbone as backbones
 from bmtas.networks.backbone import get_backbone
 from bmtas.runs import Run
-from bmtas.train import load_network
+from bmtas.training import load_network
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKBONE, KIND = EXAMPLES / "own_backbone.py", EXAMPLES / "own_kind.py"

@@ -16,9 +16,9 @@ import torch
 
 # Checkpoints after every step instead of every half minute, so that there is something to kill between.
 EVERY_STEP = """
-import bmtas.search, bmtas.train
-bmtas.search.Search.checkpoint_every_s = 0.0
-bmtas.train.Training.checkpoint_every_s = 0.0
+import bmtas.searching, bmtas.training
+bmtas.searching.Search.checkpoint_every_s = 0.0
+bmtas.training.Training.checkpoint_every_s = 0.0
 """
 
 
@@ -249,7 +249,7 @@ def test_a_quick_search_killed_at_twenty_random_moments_ends_bit_for_bit_the_sam
     assert bmtas(*command, "--runs", tmp_path / "straight").code == 0
     (straight,) = (tmp_path / "straight").iterdir()
     moments = random.Random(4)
-    setup = "import bmtas.search\nbmtas.search.Search.checkpoint_every_s = 0.2"
+    setup = "import bmtas.searching\nbmtas.searching.Search.checkpoint_every_s = 0.2"
     kills = searches = 0
     while kills < 20:
         runs = tmp_path / f"killed{searches}"

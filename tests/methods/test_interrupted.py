@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import bmtas.train
+import bmtas.training
 from bmtas.checkpoint import load_checkpoint
 from bmtas.config import Method
 from bmtas.interrupt import Interrupted
@@ -46,7 +46,7 @@ def test_the_same_command_goes_on_with_the_training_and_ends_with_the_same_tree(
 ) -> None:
     monkeypatch.setattr(fafs, "MOST_SAMPLES", 16)
     monkeypatch.setattr(bmn, "IMAGES", 6)
-    monkeypatch.setattr(bmtas.train, "_CONSTANT_IMAGES", 1)
+    monkeypatch.setattr(bmtas.training, "_CONSTANT_IMAGES", 1)
     overrides = {"steps": STEPS, "batch_size": 4}
     plan = plan_search(
         Request(

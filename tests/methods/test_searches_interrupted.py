@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import bmtas.train
+import bmtas.training
 from bmtas.checkpoint import load_checkpoint
 from bmtas.config import Method
 from bmtas.interrupt import Interrupted
@@ -33,7 +33,7 @@ def test_the_same_command_ends_with_the_same_network(
     monkeypatch: pytest.MonkeyPatch,
     signal_after: Callable[..., Progress],
 ) -> None:
-    monkeypatch.setattr(bmtas.train, "_CONSTANT_IMAGES", 1)
+    monkeypatch.setattr(bmtas.training, "_CONSTANT_IMAGES", 1)
     plan = plan_search(
         Request(
             data="planted",

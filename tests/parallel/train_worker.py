@@ -15,7 +15,7 @@ from bmtas.data.planted import planted_groupings
 from bmtas.parallel import How, join_processes
 from bmtas.planning import Request, plan_search
 from bmtas.progress import Silent
-from bmtas.train import Training
+from bmtas.training import Training
 
 
 def main(out: Path, parts: int) -> None:

@@ -1,4 +1,4 @@
-"""The paper's search under a budget: `bmtas.search`, then the most probable tree within the budgets."""
+"""The paper's search under a budget: `bmtas.searching`, then the most probable tree within the budgets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bmtas.plots import draw_search
 from bmtas.plots_over_time import draw_sharing
 from bmtas.progress import Progress
 from bmtas.runs import Run
-from bmtas.search import Search
+from bmtas.searching import Search
 from costs.reach import budget_range
 from costs.table import CostTable
 

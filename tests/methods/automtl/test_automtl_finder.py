@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import bmtas.train
+import bmtas.training
 from bmtas.architecture import WiredArchitecture
 from bmtas.config import Method
 from bmtas.errors import BudgetError, UsageError
@@ -30,7 +30,7 @@ from bmtas.profile import count_network
 from bmtas.progress import Progress, Silent
 from bmtas.run_training import train_network
 from bmtas.runs import FOUND, INHERITED
-from bmtas.train import load_network
+from bmtas.training import load_network
 from bmtas.workflow import run_search
 
 
@@ -54,7 +54,7 @@ def plan_of(*budgets: str, own: dict[str, Any] | None = None) -> Plan:
 
 @pytest.fixture(autouse=True)
 def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bmtas.train, "_CONSTANT_IMAGES", 1)
+    monkeypatch.setattr(bmtas.training, "_CONSTANT_IMAGES", 1)
 
 
 def test_a_search_ends_within_its_budgets(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-import bmtas.train
+import bmtas.training
 from bmtas.architecture import WiredArchitecture
 from bmtas.config import Method
 from bmtas.errors import BudgetError, UsageError
@@ -27,7 +27,7 @@ from bmtas.profile import count_network
 from bmtas.progress import Progress, Silent
 from bmtas.runs import FOUND, SEPARATE, Run
 from bmtas.tasks import Task, TaskKind
-from bmtas.train import load_network
+from bmtas.training import load_network
 from bmtas.workflow import run_search
 from tests.methods.exporting import computed_by_export
 
@@ -56,7 +56,7 @@ def plan_of(budget: str = ENDS, init: str = "separate", tasks: list[str] | None 
 
 @pytest.fixture(autouse=True)
 def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bmtas.train, "_CONSTANT_IMAGES", 1)
+    monkeypatch.setattr(bmtas.training, "_CONSTANT_IMAGES", 1)
 
 
 def weights(run: Run, name: str) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from bmtas.planning import Plan, Request, plan_search
 from bmtas.progress import Silent
 from bmtas.runs import SEPARATE, Run, create_run
 from bmtas.tables import architecture_costs
-from bmtas.train import load_network
+from bmtas.training import load_network
 from costs.units import Resource, parse_budget
 from tests.methods.sharing.few_tasks import kit_of
 

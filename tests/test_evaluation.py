@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import bmtas.edges
 from bmtas.data.batches import Batch
-from bmtas.evaluate import evaluate_constants, evaluate_network, metrics_json
+from bmtas.evaluation import evaluate_constants, evaluate_network, metrics_json
 from bmtas.tasks import Task, TaskKind
 
 NAN = float("nan")

@@ -27,7 +27,7 @@ from bmtas.networks.network import build_network
 from bmtas.parallel import How
 from bmtas.planning import Request, plan_search
 from bmtas.progress import Progress, Silent
-from bmtas.train import Training, load_network, parameter_groups
+from bmtas.training import Training, load_network, parameter_groups
 
 TASKS = ("semseg", "depth", "edge")
 TREE = BranchedArchitecture(
