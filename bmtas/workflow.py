@@ -27,9 +27,10 @@ from bmtas.planning import Plan
 from bmtas.plots_tree import draw_tree
 from bmtas.progress import Progress
 from bmtas.proof import prove_costs
+from bmtas.ranks import speaks
 from bmtas.readings import Meter
-from bmtas.run_training import open_run_dataset
-from bmtas.runs import FOUND, START, Run, all_runs, create_run
+from bmtas.run_training import open_run_dataset, train_network
+from bmtas.runs import FOUND, SEPARATE, START, Run, all_runs, create_run
 from bmtas.tasks import Task
 from bmtas.training import load_network
 from costs.units import Budget
@@ -161,6 +162,27 @@ def _keep_weights(run: Run, found: Found) -> None:
         save_checkpoint(folder / "weights.pt", {"network": found.trained.state_dict()})
     if found.start is not None:
         save_checkpoint(folder / START, {"network": found.start.state_dict()})
+
+
+def train_networks(run: Run, names: Sequence[str], progress: Progress, how: How, device: str) -> None:
+    """Train networks of a run, each once, and measure them; with them the separate ones where the method has trained these before.
+
+    Raises UsageError where an architecture is not there yet, before anything is trained.
+    """
+    for name in names:
+        run.architecture(name)
+    for name in names:
+        said = train_network(run, name, progress, how)
+        if said is not None:
+            progress.note(said)
+    how.parallel.leave()
+    if not speaks():
+        return
+    # A method may have trained the separate networks, which Delta_m is relative to.
+    unmeasured = SEPARATE in run.trained() and not (run.network(SEPARATE) / "metrics.json").exists()
+    evaluate_networks(
+        run, [*names, SEPARATE] if unmeasured and SEPARATE not in names else names, progress, device=device
+    )
 
 
 def evaluate_networks(

@@ -41,10 +41,9 @@ def train_command(
     from bmtas.errors import UsageError, nearest
     from bmtas.parallel import How, join_processes
     from bmtas.ranks import speaks
-    from bmtas.run_training import train_network
-    from bmtas.runs import FOUND, INHERITED, SEPARATE, open_run
+    from bmtas.runs import FOUND, INHERITED, open_run
     from bmtas.summary import summarise_run
-    from bmtas.workflow import evaluate_networks
+    from bmtas.workflow import train_networks
     from cli.console import ShownProgress, emit_json, out
     from cli.networks import chosen_networks
     from cli.show import render_results
@@ -66,17 +65,9 @@ def train_command(
         return
     how = How(join_processes(device), compile=compiled)
     with ShownProgress(quiet=quiet or not speaks()) as progress:
-        for name in names:
-            said = train_network(chosen, name, progress, how)
-            if said is not None:
-                progress.note(said)
-        how.parallel.leave()
-        if not speaks():
-            return
-        # A method may have trained the separate networks, which Delta_m is relative to.
-        unmeasured = SEPARATE in chosen.trained() and not (chosen.network(SEPARATE) / "metrics.json").exists()
-        measured = [*names, SEPARATE] if unmeasured and SEPARATE not in names else names
-        evaluate_networks(chosen, measured, progress, device=device)
+        train_networks(chosen, names, progress, how, device)
+    if not speaks():
+        return
     if json is not None:
         emit_json(summarise_run(chosen), json)
     if json != "-":
