@@ -87,9 +87,10 @@ def test_a_kit_is_no_table(tmp_path: Path) -> None:
         read_table(manifest)
 
 
-# --- what the README shows of tables
+# --- what the documentation shows of tables
 
 ROOT = Path(costs.__file__).parent.parent
+SEARCHING = ROOT / "docs/searching.md"
 
 
 def test_the_table_of_the_examples_joins_with_the_profile_of_its_tasks() -> None:
@@ -98,13 +99,13 @@ def test_the_table_of_the_examples_joins_with_the_profile_of_its_tasks() -> None
     joined = join_tables(build_table(get_backbone(own.backbone), tasks, dataset.size), own, "own-table.json")
     assert joined.resources() == tuple(resource for resource in Resource if resource is not Resource.ENERGY_MJ)
     low, high = budget_range(joined, Resource.LATENCY_MS)
-    assert low < parse_budget("60ms").value < high  # the budget that the README gives with it
+    assert low < parse_budget("60ms").value < high  # the budget that docs/searching.md gives with it
 
 
-def test_the_python_example_of_the_readme_runs(
+def test_the_python_example_of_the_costs_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### The costs from Python")[1].split("\n#")[0]
+    section = SEARCHING.read_text(encoding="utf-8").split("## The costs from Python")[1].split("\n#")[0]
     lines = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ") or not line]
     monkeypatch.chdir(ROOT)
     exec("\n".join(lines), names := {})
@@ -114,7 +115,7 @@ def test_the_python_example_of_the_readme_runs(
     assert capsys.readouterr().out.startswith(f"({low}, {high}) ")
 
 
-def test_the_readme_names_the_resources_and_units() -> None:
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+def test_the_documentation_names_the_resources_and_units() -> None:
+    text = " ".join(SEARCHING.read_text(encoding="utf-8").split())
     for word in (*(f"`{resource.value}`" for resource in Resource), "KiB, MiB and GiB", "us, ms and s"):
         assert word in text
