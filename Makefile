@@ -21,6 +21,7 @@ demo: setup
 	$(BMTAS) export --network all --runs $(RUNS)
 	$(BMTAS) bench --network all --samples 20 --warmup 3 --runs $(RUNS)
 	$(BMTAS) show --runs $(RUNS)
+	$(BMTAS) report --runs $(RUNS)
 
 # A file's tests stay in one process: they share what is dear to make.
 test: setup

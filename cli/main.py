@@ -27,6 +27,7 @@ from cli.export import export_command
 from cli.init import init_command
 from cli.predict import predict_command
 from cli.profile import profile_app
+from cli.report import report_command
 from cli.search import search_command
 from cli.show import show_command
 from cli.train import train_command
@@ -52,6 +53,7 @@ app.command("predict")(predict_command)
 app.add_typer(bench_app)
 app.command("show")(show_command)
 app.command("compare")(compare_command)
+app.command("report")(report_command)
 app.command("doctor")(doctor_command)
 app.add_typer(data_app)
 
