@@ -11,6 +11,7 @@ from bmtas.errors import EnvironmentProblem
 # A device that only measures needs no extra, which would bring PyTorch; and the two variants of ONNX Runtime overwrite each other.
 _REMEDIES = {
     "onnxruntime": "pip install onnxruntime (or onnxruntime-gpu for an NVIDIA GPU; never both)",
+    "jinja2": "pip install jinja2",  # for reports, which a device may write without the rest of its extra
     "pynvml": "pip install nvidia-ml-py",
 }
 

@@ -173,7 +173,7 @@ def judge(
         window_ends=tuple(ends),
         warmup=warmup or WarmUp(0, 0.0, None),
         median_ms=middle,
-        interval=median_interval(values, len(ends), rules.confidence),
+        interval=_positive(median_interval(values, len(ends), rules.confidence)),
         percentiles=tuple(_percentile(values, p, rules.confidence) for p in rules.percentiles),
         outliers=Outliers(bound, tuple(positions)),
         window_spread=spread_of(medians) if len(medians) > 1 else None,
@@ -181,6 +181,11 @@ def judge(
         unstable=tuple(unstable),
         unmet=(*unstable, *unsupported(len(values), rules)),
     )
+
+
+def _positive(interval: Interval | None) -> Interval | None:
+    """Return the interval without what is below 0, where the few sections of a restless sample reach and no latency is."""
+    return interval if interval is None else Interval(max(interval.low, 0.0), interval.high, interval.confidence)
 
 
 def _percentile(values: Any, percentile: float, confidence: float) -> Percentile:

@@ -93,3 +93,11 @@ def test_a_ratio_pairs_what_was_measured_in_the_same_round() -> None:
 def test_rules_that_cannot_be_followed_are_refused(rules: dict[str, object], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         Rules(**rules)  # type: ignore[arg-type]
+
+
+def test_an_interval_of_a_restless_sample_does_not_reach_below_nothing() -> None:
+    found = judge([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 100.0, 100.0])
+    # Five sections of two have the medians 1, 1, 1, 1 and 100: 1 less Student's t times their standard error is far below 0.
+    assert found.interval is not None
+    assert found.interval.low == 0.0
+    assert found.interval.high > 50
