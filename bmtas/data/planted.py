@@ -33,25 +33,24 @@ A mirrored image shows the mirrored vectors, x negated, so that augmentation may
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bmtas.architecture import Grouping
+from bmtas.data.generated import Generated
 from bmtas.data.protocol import Sample
-from bmtas.errors import UsageError, nearest
-from bmtas.tasks import Task, TaskKind, select_tasks
+from bmtas.errors import UsageError
+from bmtas.tasks import Task, TaskKind
 
 Floats = npt.NDArray[np.float64]
 
 VERSION = 2
 """Version of the generator: to be raised by every change that alters an image or a label."""
 
-SPLITS = ("train", "val")
 
 PLANTED_PAIRS: Grouping = (("a1", "a2"), ("b1", "b2"))
 """The tasks that belong together in late layers."""
@@ -117,80 +116,30 @@ def _between_cells(pixels: int) -> Floats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planted:
-    """The data set `planted`: `train` and `val` generated images, drawn when loaded; a `bmtas` Dataset.
+class Planted(Generated):
+    """The data set `planted`: images that are drawn when loaded, stretched to the size asked for; labels are (H, W, 3) float32."""
 
-    `seed` chooses the vectors: equal seeds give equal ones, whatever the counts, so a larger data set begins with the
-    images of the smaller one. `size` is (height, width) of deployment; `load` draws at any size. Raises UsageError for
-    counts below 1, a negative seed and sizes below 32 pixels.
-    """
+    title: ClassVar[str] = "planted"
+    version: ClassVar[int] = VERSION
+    all_tasks: ClassVar[tuple[Task, ...]] = TASKS
+    smallest: ClassVar[int] = _SMALLEST
 
-    seed: int = 0
     train: int = 2048  # enough for some hundreds of steps not to meet an image many times
     val: int = 256
     size: tuple[int, int] = (32, 32)
-
-    def __post_init__(self) -> None:
-        """Check the parameters. Raises UsageError."""
-        if self.seed < 0:
-            raise UsageError(f"planted: seed {self.seed}; it must be 0 or more")
-        for split in SPLITS:
-            if self._count(split) < 1:
-                raise UsageError(f"planted: {self._count(split)} images in {split}; a split has at least 1")
-        _check_size(self.size)
-
-    @property
-    def name(self) -> str:
-        """`planted`."""
-        return "planted"
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The four tasks: a1, a2, b1, b2."""
-        return TASKS
-
-    def ids(self, split: str) -> Sequence[str]:
-        """Return the ids of a split, such as `train-000012`. Raises UsageError for an unknown split."""
-        return [f"{split}-{i:06d}" for i in range(self._count(split))]
 
     def vectors(self, split: str, index: int) -> Floats:
         """Return a and b of each cell behind an image, (8, 8, 6), from -1 to 1.
 
         Raises UsageError for an unknown split, IndexError for an index outside it.
         """
-        count = self._count(split)
-        if not 0 <= index < count:
-            raise IndexError(f"planted: image {index} of {split}, which has {count} images")
-        rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
-        return rng.uniform(-1, 1, size=(BOARD, BOARD, len(PATTERNS)))
+        return self._random(split, index).uniform(-1, 1, size=(BOARD, BOARD, len(PATTERNS)))
 
-    def load(self, split: str, index: int, *, size: tuple[int, int], tasks: Sequence[str]) -> Sample:
-        """Draw image `index` of `split` at `size` (height, width) with the labels of `tasks`, (H, W, 3) float32.
-
-        What is shown does not depend on the size; it is stretched to it. Raises UsageError for an unknown split or task,
-        for a task named twice and for a size below 32 pixels, IndexError for an index outside the split.
-        """
-        if tasks:
-            select_tasks(TASKS, list(tasks))
-        _check_size(size)
+    def _made(self, split: str, index: int, size: tuple[int, int], tasks: Sequence[str]) -> Sample:
         vectors = self.vectors(split, index)
         both = directions(vectors, size)
         labels = {task: _turned(both[..., "ab".index(task[0]), :], task[1]).astype(np.float32) for task in tasks}
-        return Sample(id=f"{split}-{index:06d}", image=render(vectors, size), labels=labels)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the generator's version and the parameters.
-
-        The deployment size is left out: at a given size, `load` answers the same whatever it is.
-        """
-        definition = [VERSION, self.seed, self.train, self.val, [t.to_json() for t in TASKS]]
-        return hashlib.sha256(json.dumps(["planted", *definition]).encode()).hexdigest()
-
-    def _count(self, split: str) -> int:
-        """Return the number of images of a split. Raises UsageError for an unknown one."""
-        if split not in SPLITS:
-            raise UsageError(f"planted: unknown split {split!r}; {nearest(split, SPLITS)}")
-        return self.train if split == "train" else self.val
+        return Sample(id=self._id(split, index), image=render(vectors, size), labels=labels)
 
 
 def _turned(vectors: Floats, number: str) -> Floats:
@@ -199,9 +148,3 @@ def _turned(vectors: Floats, number: str) -> Floats:
         return vectors
     x, y, z = np.moveaxis(vectors, -1, 0)
     return np.stack([x, z, -y], axis=-1)
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    """Raise UsageError unless both sides have at least 32 pixels."""
-    if min(size) < _SMALLEST:
-        raise UsageError(f"planted: size {size[0]} x {size[1]} pixels; each side needs at least {_SMALLEST}")

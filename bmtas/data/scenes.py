@@ -18,25 +18,23 @@ creases of a box are no edges.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from bmtas.data.generated import Generated
 from bmtas.data.protocol import Sample
 from bmtas.data.raycast import CLASSES, PARTS, Buffers, Scene, edges, render_scene
 from bmtas.data.rooms import draw_scene
-from bmtas.errors import UsageError, nearest
-from bmtas.tasks import Task, TaskKind, select_tasks
+from bmtas.tasks import Task, TaskKind
 
 VERSION = 1
 """Version of the generator (this module, rooms, raycast and textures): to be raised by every change that
 alters an image or a label."""
 
-SPLITS = ("train", "val")
 
 TASKS = (
     Task(name="semseg", kind=TaskKind.SEGMENTATION, classes=CLASSES, loss_weight=1),
@@ -61,80 +59,24 @@ _LABELS: Mapping[str, Callable[[Scene, Buffers], npt.NDArray[np.generic]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenes:
-    """The data set `scenes`: `train` and `val` generated images, rendered when loaded; a `bmtas` Dataset.
+class Scenes(Generated):
+    """The data set `scenes`: rooms that are rendered when loaded; a wider or higher image than a square one shows more of its room at its ends."""
 
-    `seed` chooses the scenes: equal seeds give equal scenes, whatever the counts, so a larger data set begins
-    with the images of the smaller one. `size` is (height, width) of deployment; `load` renders at any size.
-    Raises UsageError for counts below 1, a negative seed and sizes below 8 pixels.
-    """
+    title: ClassVar[str] = "scenes"
+    version: ClassVar[int] = VERSION
+    all_tasks: ClassVar[tuple[Task, ...]] = TASKS
+    smallest: ClassVar[int] = _SMALLEST
 
-    seed: int = 0
     train: int = 512
     val: int = 64
     size: tuple[int, int] = (512, 512)
 
-    def __post_init__(self) -> None:
-        """Check the parameters. Raises UsageError."""
-        if self.seed < 0:
-            raise UsageError(f"scenes: seed {self.seed}; it must be 0 or more")
-        for split in SPLITS:
-            if self._count(split) < 1:
-                raise UsageError(f"scenes: {self._count(split)} images in {split}; a split has at least 1")
-        _check_size(self.size)
-
-    @property
-    def name(self) -> str:
-        """`scenes`."""
-        return "scenes"
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The six tasks: semseg, parts, saliency, normals, edge, depth."""
-        return TASKS
-
-    def ids(self, split: str) -> Sequence[str]:
-        """Return the ids of a split, such as `train-000012`. Raises UsageError for an unknown split."""
-        return [f"{split}-{i:06d}" for i in range(self._count(split))]
-
     def scene(self, split: str, index: int) -> Scene:
         """Return the scene behind an image. Raises UsageError for an unknown split, IndexError for index."""
-        count = self._count(split)
-        if not 0 <= index < count:
-            raise IndexError(f"scenes: image {index} of {split}, which has {count} images")
-        return draw_scene(np.random.default_rng([self.seed, SPLITS.index(split), index]))
+        return draw_scene(self._random(split, index))
 
-    def load(self, split: str, index: int, *, size: tuple[int, int], tasks: Sequence[str]) -> Sample:
-        """Render image `index` of `split` at `size` (height, width) with the labels of `tasks`.
-
-        The scene does not depend on the size; a wider or higher image than a square one shows more of it at
-        its ends. Raises UsageError for an unknown split or task, for a task named twice and for a size below
-        8 pixels, IndexError for an index outside the split.
-        """
-        if tasks:
-            select_tasks(TASKS, list(tasks))
-        _check_size(size)
+    def _made(self, split: str, index: int, size: tuple[int, int], tasks: Sequence[str]) -> Sample:
         scene = self.scene(split, index)
         seen = render_scene(scene, size)
         labels = {task: _LABELS[task](scene, seen) for task in tasks}
-        return Sample(id=f"{split}-{index:06d}", image=seen.image, labels=labels)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the generator's version and the parameters.
-
-        The deployment size is left out: at a given size, `load` answers the same whatever it is.
-        """
-        definition = [VERSION, self.seed, self.train, self.val, [t.to_json() for t in TASKS]]
-        return hashlib.sha256(json.dumps(["scenes", *definition]).encode()).hexdigest()
-
-    def _count(self, split: str) -> int:
-        """Return the number of images of a split. Raises UsageError for an unknown one."""
-        if split not in SPLITS:
-            raise UsageError(f"scenes: unknown split {split!r}; {nearest(split, SPLITS)}")
-        return self.train if split == "train" else self.val
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    """Raise UsageError unless both sides have at least 8 pixels."""
-    if min(size) < _SMALLEST:
-        raise UsageError(f"scenes: size {size[0]} x {size[1]} pixels; each side needs at least {_SMALLEST}")
+        return Sample(id=self._id(split, index), image=seen.image, labels=labels)
