@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bmtas.comparison import Comparison, Row
 from bmtas.errors import UsageError
 from bmtas.extras import require
 from bmtas.files import atomic_path
-from costs.units import Resource
+from costs.units import Resource, format_quantity
 
 _DOTS_PER_INCH = 120
 _MARKERS = "os^Dv<>ph*X"
-_SCALES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+_SCALES = (1e9, 1e6, 1e3, 1.0)
 
 
-def draw_pareto(comparison: Comparison, path: Path) -> None:
-    """Draw a point per row: multiply-adds and Delta_m, with the deviation over seeds; rows of one method are joined by a line.
+def draw_pareto(
+    comparison: Comparison, path: Path, resource: Resource = Resource.MADDS, front: Sequence[Row] = ()
+) -> None:
+    """Draw a point per row: its cost and Delta_m, with the deviation over seeds; rows of one method are joined by a line.
+
+    The rows of `front`, the cheapest first, have a dashed staircase through them: left of and above it there is no point.
 
     Raises UsageError if no row has a Delta_m or the file is no .png, EnvironmentProblem where matplotlib is not installed.
     """
@@ -24,7 +29,7 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
         raise UsageError(f"--picture {path}: the picture is a PNG; give it a name that ends in .png")
     series: dict[str, list[Row]] = {}
     for row in comparison.rows:
-        if row.delta_m_percent is not None and Resource.MADDS.value in row.costs:
+        if row.delta_m_percent is not None and resource.value in row.costs:
             name = f"{row.label} ({row.backbone})" if comparison.several_backbones else row.label
             series.setdefault(name, []).append(row)
     if not series:
@@ -38,14 +43,16 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
     axis.set_prop_cycle(
         color=require("matplotlib", "train").colormaps["tab10" if len(series) <= 10 else "tab20"].colors
     )
-    most = max(row.costs[Resource.MADDS.value].mean for rows in series.values() for row in rows)
+    most = max(row.costs[resource.value].mean for rows in series.values() for row in rows)
     # One tenth still reads well: 0.1 GMAdds.
-    prefix, scale = next((p, s) for p, s in _SCALES if most >= s / 10 or s == 1.0)
+    scale = (
+        next(s for s in _SCALES if most >= s / 10 or s == 1.0) if resource in (Resource.MADDS, Resource.PARAMS) else 1.0
+    )
     for number, (name, rows) in enumerate(series.items()):
-        ordered = sorted(rows, key=lambda row: row.costs[Resource.MADDS.value].mean)
+        ordered = sorted(rows, key=lambda row: row.costs[resource.value].mean)
         gains = [row.delta_m_percent for row in ordered if row.delta_m_percent is not None]
         axis.errorbar(
-            [row.costs[Resource.MADDS.value].mean / scale for row in ordered],
+            [row.costs[resource.value].mean / scale for row in ordered],
             [gain.mean for gain in gains],
             yerr=[gain.deviation or 0.0 for gain in gains],
             marker=_MARKERS[number % len(_MARKERS)],
@@ -53,7 +60,17 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
             linewidth=1,
             label=name,
         )
-    axis.set_xlabel(f"{prefix}MAdds")
+    if front:
+        axis.step(
+            [row.costs[resource.value].mean / scale for row in front],
+            [row.delta_m_percent.mean for row in front if row.delta_m_percent is not None],
+            where="post",
+            color="black",
+            linestyle="--",
+            linewidth=0.8,
+            label="front",
+        )
+    axis.set_xlabel(format_quantity(scale, resource).split()[-1])
     axis.set_ylabel("Delta_m %")
     axis.grid(visible=True, linewidth=0.3)
     axis.legend(fontsize=8)

@@ -30,6 +30,7 @@ from cli.profile import profile_app
 from cli.report import report_command
 from cli.search import search_command
 from cli.show import show_command
+from cli.sweep import sweep_command
 from cli.train import train_command
 from costs.errors import BudgetBelowReach, CostError
 
@@ -54,6 +55,7 @@ app.add_typer(bench_app)
 app.command("show")(show_command)
 app.command("compare")(compare_command)
 app.command("report")(report_command)
+app.command("sweep", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sweep_command)
 app.command("doctor")(doctor_command)
 app.add_typer(data_app)
 

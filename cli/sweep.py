@@ -1,0 +1,306 @@
+"""`bmtas sweep`: several budgets, methods and seeds, and which of the networks no other one beats."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from cli.options import DEFAULT_RUNS, Json, Quiet, Runs
+
+JOB_CODE = "from cli.sweep import job_main; job_main()"
+"""What a job's process runs, with the path of its lock and the command's arguments after it."""
+_COMMAND_CODE = "import sys; sys.argv[0] = 'bmtas'; from cli.main import main; main()"
+"""What runs a command that nobody has to stop."""
+_OWN = ("budget", "method", "seed", "decode", "dry_run", "new", "runs", "json", "quiet", "reference")
+"""Parameters of `bmtas search` that a sweep decides itself."""
+_OF_DECODING = {"decode", "budget", "points", "runs", "json", "quiet"}
+
+
+def sweep_command(
+    context: typer.Context,
+    budget: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer reads it on 3.10
+        typer.Option(
+            help="A budget of its own for each: 9GMAdds, or with commas several for one job: 9GMAdds,64MiB; repeatable. Three over the "
+            "reach if left out."
+        ),
+    ] = None,
+    method: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="As of bmtas search; repeatable. branched if left out."),
+    ] = None,
+    seed: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(
+            min=0, max=2**32 - 1, help="Repeatable; 0 if left out. Seeds of one method and budget become one row."
+        ),
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Train and measure what was found, or search alone.")
+    ] = True,
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench", help="Export every network, too, and measure them one after another when all jobs are done."
+        ),
+    ] = False,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1, help="Jobs at once: 1 if left out; with the address of a cluster, as many as it has room for."
+        ),
+    ] = None,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            help="Threads of each job, on which results depend in the last digits; this machine's cores divided by --workers if left "
+            "out, kept when the sweep is gone on with.",
+        ),
+    ] = None,
+    ray: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Do the jobs as tasks of Ray: the address of a cluster, or local to start one here."),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="So often a job that fails is begun again, unless it would fail again.")
+    ] = 2,
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Name of the sweep's folder; a number and the data if left out."),
+    ] = None,
+    new: Annotated[bool, typer.Option("--new", help="Begin a new sweep even if there is one like this.")] = False,
+    sweeps: Annotated[Path, typer.Option(help="Folder in which sweeps are kept.")] = Path("sweeps"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")] = False,
+    decode: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="RUN",
+            help="No sweep: of this finished branched search, the most probable tree for every budget of a grid. Nothing is searched or trained.",
+        ),
+    ] = None,
+    points: Annotated[int, typer.Option(min=2, help="Budgets of the grid of --decode, where none is given.")] = 12,
+    runs: Runs = DEFAULT_RUNS,
+    json: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Search and train for several budgets, methods and seeds, and tell which networks are on the Pareto front.
+
+    All options of `bmtas search` that are not here (--data, --tasks, --backbone, --preset, --train-steps, --device ...) are passed on to it. The same
+    command goes on where a sweep was stopped; jobs that are done are not repeated. Delta_m is relative to separate networks, which are
+    trained once per seed. `--runs` is where --decode looks for its run.
+
+    Example: bmtas sweep --budget 7GMAdds --budget 9GMAdds --method branched --method fafs --seed 0 --seed 1
+    """
+    from bmtas.errors import UsageError
+    from cli.sweep_view import show_decoded
+
+    typed = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+    if decode is not None:
+        if context.args or typed - _OF_DECODING:
+            raise UsageError(
+                "--decode takes --budget, --points, --runs, --json and --quiet alone: nothing is searched or trained for it"
+            )
+        show_decoded(decode, runs, budget or [], points, json, quiet=quiet)
+        return
+    if typed & {"points", "runs"}:
+        raise UsageError("--points and --runs go with --decode; a sweep keeps its runs in its own folder (--sweeps)")
+    if bench and not train:
+        raise UsageError("--bench measures trained networks; leave --no-train out")
+    ask = _Ask(context, train=train, bench=bench, threads=threads, workers=workers, quiet=quiet)
+    spec = ask.spec(budget or [], method or ["branched"], seed or [0])
+    _run(spec, ask, root=sweeps, name=name, ray=ray, retries=retries, new=new, dry_run=dry_run, json=json)
+
+
+class _Ask:
+    """What was typed and configured, made into a specification."""
+
+    def __init__(
+        self, context: typer.Context, *, train: bool, bench: bool, threads: int | None, workers: int | None, quiet: bool
+    ) -> None:
+        self.train, self.bench, self.threads, self.workers, self.quiet = train, bench, threads, workers, quiet
+        self.options = _passed_on(context)
+        self.plugins = _plugins(context)
+
+    def spec(self, budgets: list[str], methods: list[str], seeds: list[int]) -> Any:
+        """Return the specification; its budgets are empty where none was given."""
+        from bmtas.errors import UsageError
+        from bmtas.extras import own_version
+        from bmtas.sweep.plan import SweepSpec, check_seeds, read_budgets, read_methods
+
+        chosen = read_methods(methods, train=self.train)
+        if len(set(methods)) > 1 and any(option[0] == "--set" for option in self.options):
+            raise UsageError(
+                "--set is a setting of one method; sweep that one alone, and put the runs together with `bmtas compare`"
+            )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return SweepSpec(
+            written_by=own_version(),
+            folder=str(Path.cwd()),
+            budgets=read_budgets(budgets),
+            methods=chosen,
+            seeds=check_seeds(seeds),
+            options=self.options,
+            plugins=self.plugins,
+            train=self.train,
+            bench=self.bench,
+            threads=self.threads or max(1, cores // (self.workers or 1)),
+        )
+
+
+def _passed_on(context: typer.Context) -> list[list[str]]:
+    """Return the options for `bmtas search`, each with its value, in the order of its help, typed or from its table of the settings file.
+
+    Raises what click does for an unknown option or a value that it does not take.
+    """
+    from bmtas.errors import UsageError
+    from cli.search import search_command
+
+    alone = typer.Typer()
+    alone.command()(search_command)
+    command: Any = typer.main.get_command(alone)
+    configured = {} if context.parent is None else (context.parent.default_map or {}).get("search", {})
+    kept = {key: value for key, value in configured.items() if key not in _OWN}
+    read = command.make_context(context.command_path, list(context.args), default_map=kept)
+    found = []
+    for parameter in command.params:
+        source = read.get_parameter_source(parameter.name)
+        if source is None or source.name not in ("COMMANDLINE", "DEFAULT_MAP"):
+            continue
+        if parameter.name in _OWN:
+            raise UsageError(f"{parameter.opts[0]} means nothing to a sweep, which sets it for each job; leave it out")
+        value = read.params[parameter.name]
+        if parameter.is_flag:
+            found += [[parameter.opts[0]]] if value else []
+        else:
+            found += [[parameter.opts[0], str(one)] for one in (value if parameter.multiple else [value])]
+    return found
+
+
+def _plugins(context: typer.Context) -> list[str]:
+    """Return the user's own Python files that were loaded for this command, which its jobs have to load, too."""
+    from cli.configuration import find_configuration, read_configuration
+
+    root: Any = context.parent
+    if root is None:
+        return []
+    path = find_configuration(root.params.get("config"))
+    configured = [] if path is None else read_configuration(path, root)[1]
+    return [str(Path(plugin).resolve()) for plugin in (*configured, *(root.params.get("plugin") or []))]
+
+
+def _run(
+    spec: Any,
+    ask: _Ask,
+    *,
+    root: Path,
+    name: str | None,
+    ray: str | None,
+    retries: int,
+    new: bool,
+    dry_run: bool,
+    json: str | None,
+) -> None:
+    from bmtas.sweep.conduct import run_sweep
+    from bmtas.sweep.ledger import create_sweep
+    from bmtas.sweep.on_ray import check_address
+    from cli.sweep_view import ShownSweep, plan_view, show_result
+
+    address = None if ray is None else check_address(ray)
+    with ShownSweep(quiet=ask.quiet) as shown:
+        spec, sweep = _resolved(spec, ask, root, name, new, shown)
+        if dry_run:
+            plan_view(sweep, spec, root, json)
+            return
+        if sweep is None:
+            sweep = create_sweep(root, spec, _label(spec), name)
+        shown.began(sweep)
+        front = run_sweep(
+            sweep, lambda: _runner(sweep, address, ask.workers, retries, shown), shown, JOB_CODE, retries=retries
+        )
+    show_result(sweep, front, json)
+    _raise_failed(sweep)
+
+
+def _resolved(spec: Any, ask: _Ask, root: Path, name: str | None, new: bool, shown: Any) -> tuple[Any, Any]:
+    """Return the specification with its budgets, and the sweep that is gone on with; None for a new one, whose options are checked first."""
+    from bmtas.errors import UsageError
+    from bmtas.sweep.ledger import check_name, find_sweep
+    from bmtas.sweep.plan import left_out, takes_budgets
+    from bmtas.sweep.preflight import check_start, with_budgets
+
+    check_name(root, name)
+    checked = None
+    if not spec.budgets and any(takes_budgets(method) for method in spec.methods):
+        checked = check_start(spec, _COMMAND_CODE)
+        spec, note = with_budgets(spec, checked)
+        shown.note(note)
+    sweep = None if new else find_sweep(root, spec, name, threads=ask.threads is not None)
+    if sweep is not None:
+        return spec, sweep
+    if new and name is not None and (root / name).exists():
+        raise UsageError(f"{root / name} is there already; give the new sweep another --name")
+    if checked is None:
+        check_start(spec, _COMMAND_CODE)
+    for note in left_out(spec):
+        shown.note(note)
+    return spec, None
+
+
+def _runner(sweep: Any, address: str | None, workers: int | None, retries: int, shown: Any) -> Any:
+    from bmtas.sweep.local import LocalRunner
+    from bmtas.sweep.on_ray import HERE, RayRunner
+
+    if address is None:
+        return LocalRunner(workers or 1)
+    most = workers or 1 if address == HERE else workers
+    made = RayRunner(address, sweep.path.resolve(), workers=most, threads=sweep.spec.threads, retries=retries)
+    shown.note(f"Ray is at work on: {', '.join(made.machines)}")
+    return made
+
+
+def _raise_failed(sweep: Any) -> None:
+    """Raise SweepFailed, naming the jobs that have failed, if there are any."""
+    from bmtas.sweep.conduct import SweepFailed, failed_jobs
+
+    failed = failed_jobs(sweep)
+    if not failed:
+        return
+    reasons: dict[str, list[str]] = {}
+    for job, state in failed:
+        reason = state.reason or f"bench ended with exit code {state.bench_exit_code}"
+        reasons.setdefault(reason, []).append(job.name)
+    told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    raise SweepFailed(f"{len(failed)} of {len(sweep.jobs)} jobs failed; the same command begins them again. {told}")
+
+
+def _label(spec: Any) -> str:
+    """Return what a sweep's folder is called after its number: the data."""
+    data = dict(option for option in spec.options if len(option) == 2).get("--data", "scenes")
+    return Path(data).stem
+
+
+def job_main() -> None:
+    """Run one command of a job: it ends with the sweep that has started it, and works in the job's folder alone."""
+    import sys
+
+    from bmtas.errors import BmtasError
+    from bmtas.sweep.guard import end_with_parent, take_folder
+    from cli.console import report_error
+    from cli.main import main
+
+    end_with_parent()
+    lock = Path(sys.argv.pop(1))
+    sys.argv[0] = "bmtas"
+    try:
+        held = take_folder(lock)
+    except BmtasError as error:
+        report_error(str(error))
+        sys.exit(error.exit_code)
+    try:
+        main()
+    finally:
+        held.release()
