@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from bmtas.errors import UsageError
 from bmtas.kinds import Kind, Metric, add_kind
-from bmtas.networks.backbone import Backbone, add_backbone
-from bmtas.networks.cutting import cut_backbone
 from bmtas.tasks import Task, TaskKind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from bmtas.networks.backbone import Backbone
 
 
 def register_backbone(name: str, model: Callable[[], nn.Module] | Backbone) -> Backbone:
@@ -23,6 +23,9 @@ def register_backbone(name: str, model: Callable[[], nn.Module] | Backbone) -> B
     `--weights FILE`, a state dict with its own names. Or it is a `Backbone`, cut by hand. Raises UsageError where it cannot be cut,
     or the name is that of a backbone of the house.
     """
+    from bmtas.networks.backbone import Backbone, add_backbone
+    from bmtas.networks.cutting import cut_backbone
+
     backbone = model if isinstance(model, Backbone) else cut_backbone(name, model)
     if backbone.name != name:
         raise UsageError(f"the backbone is called {backbone.name!r}, but registered as {name!r}; give it one name")

@@ -35,11 +35,13 @@ def search(
     preset: Preset | str = Preset.QUICK,
     weights: str | None = None,
     size: tuple[int, int] | None = None,
-    costs: Path | None = None,
+    costs: Path | str | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     search_settings: Mapping[str, Any] | None = None,
     train_settings: Mapping[str, Any] | None = None,
+    decode: Decode | str = Decode.BEST,
+    reference: Run | None = None,
     meter: Meter | None = None,
     runs: Path | str = RUNS,
     new: bool = False,
@@ -48,7 +50,7 @@ def search(
 ) -> Run:
     """Search for what the tasks share within `budget` ("9GMAdds", or one per resource) and return the run; an unfinished one like it is gone on with.
 
-    `size` is (height, width), `costs` a cost table of one's own, `settings` are those of the method alone (`--set`), `search_settings` and
+    `size` is (height, width), `costs` a file with a cost table of one's own, `reference` the run whose tree the method "permuted" permutes, `settings` are those of the method alone (`--set`), `search_settings` and
     `train_settings` fields of `bmtas.config.SearchSettings` and `TrainSettings` that take the place of the preset's. A budget in a measured resource
     (ms, mJ) needs a `meter`, which measures the network before it is handed over; `bmtas search` on the command line brings its own.
 
@@ -59,15 +61,22 @@ def search(
     from bmtas.workflow import run_search
 
     told = Silent() if progress is None else progress
+    if not isinstance(budget, (str, Sequence)):
+        raise UsageError(f"budget {budget!r}: expected a text with its unit, such as '9GMAdds', or several")
+    if size is not None and (not isinstance(size, tuple) or [type(side) for side in size] != [int, int]):
+        raise UsageError(f"size {size!r}: expected (height, width) in whole pixels, such as (256, 384)")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"seed {seed!r}: expected a whole number from 0 to {2**32 - 1}")
     plan = plan_search(
         Request(
             data=str(data),
             method=_chosen("method", method, Method),
             tasks=None if tasks is None else list(tasks),
             backbone=backbone,
-            budgets=(budget,) if isinstance(budget, str) else tuple(budget),
-            decode=Decode.BEST,
-            table=costs,
+            budgets=(budget,) if isinstance(budget, str) else tuple(map(str, budget)),
+            decode=_chosen("decode", decode, Decode),
+            reference=None if reference is None else reference.architecture(FOUND),
+            table=None if costs is None else Path(costs),
             preset=_chosen("preset", preset, Preset),
             weights=weights,
             seed=seed,
@@ -160,9 +169,10 @@ def load(run: Run | Path | str | None = None, network: str = FOUND) -> GraphNetw
     """
     from bmtas.training import load_network
 
-    chosen = _run(run)
-    (name,) = _names(network)
-    return load_network(chosen.config(), chosen.architecture(name), chosen.require_trained(name))
+    chosen, names = _run(run), _names(network)
+    if len(names) != 1:
+        raise UsageError(f"networks {', '.join(names)}: one is loaded at a time; call it once for each")
+    return load_network(chosen.config(), chosen.architecture(names[0]), chosen.require_trained(names[0]))
 
 
 def _run(run: Run | Path | str | None) -> Run:

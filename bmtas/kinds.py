@@ -42,6 +42,21 @@ class Kind:
     loss: Callable[[Task, Tensor, Tensor, Tensor], Tensor]
     score: Callable[[Task], Metric]
 
+    def __post_init__(self) -> None:
+        """Check what can be told without a batch. Raises UsageError."""
+        for what, value in (("name", self.name), ("metric", self.metric)):
+            if not isinstance(value, str) or not value.replace("_", "").replace("-", "").isalnum():
+                raise UsageError(f"a kind's {what} is of letters, digits, '_' and '-', not {value!r}; rename it")
+        if not isinstance(self.higher_is_better, bool):
+            raise UsageError(
+                f"the kind {self.name!r}: higher_is_better is {self.higher_is_better!r}; give True or False"
+            )
+        for what, function in (("loss", self.loss), ("score", self.score)):
+            if not callable(function):
+                raise UsageError(
+                    f"the kind {self.name!r}: its {what} is {function!r}, which cannot be called; give a function or a class"
+                )
+
     @property
     def told(self) -> OwnKind:
         """What a task keeps of it."""

@@ -38,6 +38,7 @@ from bmtas.profile import build_table
 from bmtas.ranks import processes
 from bmtas.tables import digest, read_table
 from bmtas.tasks import Task
+from bmtas.trial import try_kinds
 from costs.decode import best_architecture
 from costs.errors import BudgetBelowReach
 from costs.join import join_tables
@@ -112,6 +113,7 @@ def plan_search(request: Request) -> Plan:
             f"{len(tasks)} tasks; architectures can be searched for up to {MOST_DECODED_TASKS}, so name fewer with --tasks"
         )
     _check_method(request, [task.name for task in tasks])
+    try_kinds(tasks)
     size = request.size or dataset.size
     own_table = None if request.table is None else read_table(request.table)
     table = build_table(backbone, tasks, size)

@@ -139,8 +139,9 @@ class Run:
                 f"{self.architecture_path} is of --method {stated['method']}, but the run is of {config.method.value}; it was changed after "
                 "it was written"
             )
+        listed = stated.get("costs", {})
         for resource, cost in costs.items():
-            told = stated.get("costs", {}).get(resource.value, cost)
+            told = listed.get(resource.value, cost) if isinstance(listed, dict) else listed
             if not (isinstance(told, (int, float)) and math.isclose(told, cost, rel_tol=1e-9)):
                 raise UsageError(
                     f"{self.architecture_path} states {resource.value} {told}, but by {self.path / 'table.json'} its network costs {cost}; one of "

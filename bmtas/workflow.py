@@ -196,7 +196,9 @@ def evaluate_networks(
     tasks = config.task_list()
     weights = {name: run.require_trained(name) for name in names}
     loader = Loader(open_run_dataset(run), "val", tasks, config.train_size)
-    limit = images or config.train.evaluate_images
+    if images is not None and images < 1:
+        raise UsageError(f"images {images}: metrics need at least 1 validation image")
+    limit = config.train.evaluate_images if images is None else images
     batch_size = config.train.batch_size
     progress.start("evaluate", len(names) + 1)
     constants = evaluate_constants(lambda: loader.in_order(batch_size, limit), tasks)

@@ -23,6 +23,7 @@ from bmtas.errors import UsageError, nearest
 from bmtas.plugins import load_plugin
 from cli.console import err, verbose
 from cli.groups import DefaultGroup
+from cli.options import DEFAULT_RUNS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,8 +39,10 @@ def find_configuration(asked: Path | None) -> Path | None:
     """Return the file that holds: the one asked for, or the one of this folder, or None. Raises UsageError if the one asked for is missing."""
     if asked is None:
         return Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
-    if not asked.is_file():
-        raise UsageError(f"--config {asked}: there is no such file; it is a TOML file with a table per command")
+    if not asked.exists() or asked.is_dir():
+        raise UsageError(
+            f"--config {asked}: there is no such file; it is a TOML file with a table per command (/dev/null for no settings)"
+        )
     return asked
 
 
@@ -55,6 +58,17 @@ def configure(context: typer.Context, asked: Path | None, plugins: Sequence[Path
         )
     for plugin in (*found, *plugins):
         load_plugin(plugin)
+
+
+def usual_runs(typed: Path) -> Path:
+    """Return where runs are kept: as typed or in the environment, else as the file of this folder says, for completion."""
+    if typed != DEFAULT_RUNS or not Path(FILE_NAME).is_file():
+        return typed
+    try:
+        told = tomllib.loads(Path(FILE_NAME).read_text(encoding="utf-8")).get("runs", typed)
+    except (OSError, ValueError):  # what is wrong with it is said when a command is run
+        return typed
+    return Path(str(told))
 
 
 def read_configuration(path: Path, context: typer.Context) -> tuple[dict[str, Any], list[Path]]:
@@ -126,17 +140,29 @@ class _Reader:
         self, command: Any, shared: Mapping[str, Any], values: Mapping[str, Any], where: tuple[str, ...]
     ) -> dict[str, Any]:
         options = _options(command)
+        taken: dict[str, str] = {}
         for key in values:
             if _dashed(key) not in options:
                 raise UsageError(
                     f"{self._path}: [{'.'.join(where)}] {key}: unknown option; {nearest(_dashed(key), options)}"
                 )
-        given = {**{k: v for k, v in shared.items() if _dashed(k) in options}, **values}
-        return {options[_dashed(k)].name: self._value(options[_dashed(k)], k, v, where) for k, v in given.items()}
+            other = taken.setdefault(options[_dashed(key)].name, key)
+            if other != key:
+                raise UsageError(f"{self._path}: [{'.'.join(where)}] {other} and {key} are one option; leave one out")
+        defaults = {}
+        for key, value in shared.items():
+            option = options.get(_dashed(key))
+            # What stands at the top is for many commands, and need not be fit for one that is not run now.
+            if option is not None and where[0] == self._context.invoked_subcommand:
+                defaults[option.name] = self._value(option, value, f"{key} = {value!r}, for {' '.join(where)}")
+        for key, value in values.items():
+            option = options[_dashed(key)]
+            defaults[option.name] = self._value(option, value, f"[{'.'.join(where)}] {key} = {value!r}")
+        return defaults
 
-    def _value(self, option: Any, key: str, value: Any, where: tuple[str, ...]) -> Any:
-        """Return a value as its option takes it. Raises UsageError where it does not."""
-        told = f"{self._path}: [{'.'.join(where)}] {key} = {value!r}"
+    def _value(self, option: Any, value: Any, place: str) -> Any:
+        """Return a value as its option takes it. Raises UsageError, with its `place`, where it does not."""
+        told = f"{self._path}: {place}"
         if isinstance(value, bool) != bool(option.is_flag):
             raise UsageError(f"{told}: expected {'true or false' if option.is_flag else 'a value, not true or false'}")
         if isinstance(value, list) and not option.multiple:

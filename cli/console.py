@@ -61,6 +61,8 @@ def err() -> Console:
 def emit_json(data: dict[str, Any], target: str) -> None:
     """Write `data` as JSON to the file `target`, or to standard output for `-`."""
     text = json.dumps(data, indent=2) + "\n"
+    if target != "-" and Path(target).is_dir():
+        raise UsageError(f"--json {target} is a folder; name a file in it, or - for standard output")
     if target == "-":
         sys.stdout.write(text)
     elif Path(target).exists() and not Path(target).is_file():
@@ -118,11 +120,11 @@ class ShownProgress:
                 TextColumn("{task.fields[values]}"),
             )
             self._bar = RichProgress(*columns, console=self._console)
-            self._bar.add_task(name, total=total, completed=done, values="")
+            self._bar.add_task(escape(name), total=total, completed=done, values="")
             self._live = Live(self._bar, console=self._console, refresh_per_second=4)
             self._live.start()
         else:
-            self._console.print(f"{name}: {done}/{total}")
+            self._console.print(f"{name}: {done}/{total}", markup=False)
 
     def advance(self, **values: float) -> None:
         """Finish one step."""
@@ -135,7 +137,8 @@ class ShownProgress:
             elapsed = self._last_line - self._started
             left = elapsed / (self._done - self._done_before) * (self._total - self._done)
             self._console.print(
-                f"{self._name}: {self._done}/{self._total}  {elapsed:.0f} s, {left:.0f} s left  {shown}"
+                f"{self._name}: {self._done}/{self._total}  {elapsed:.0f} s, {left:.0f} s left  {shown}",
+                markup=False,
             )
             if self._texts:
                 self._console.print("    " + "; ".join(f"{k}: {v}" for k, v in self._texts.items()), markup=False)

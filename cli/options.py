@@ -14,15 +14,13 @@ DEFAULT_RUNS = Path("runs")
 Runs = Annotated[Path, typer.Option("--runs", help="Folder in which run folders are kept.", envvar="BMTAS_RUNS")]
 
 
-def run_names(incomplete: str) -> list[str]:
-    """Return the runs of the usual folder whose names begin so, the newest first: for completion."""
+def run_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the runs of the folder that is meant whose names begin so, the newest first: for completion."""
     from bmtas.runs import all_runs
+    from cli.configuration import usual_runs
 
-    return [
-        run.name
-        for run in all_runs(Path(os.environ.get("BMTAS_RUNS", DEFAULT_RUNS)))
-        if run.name.startswith(incomplete)
-    ]
+    folder = context.params.get("runs") or os.environ.get("BMTAS_RUNS") or DEFAULT_RUNS
+    return [run.name for run in all_runs(usual_runs(Path(folder))) if run.name.startswith(incomplete)]
 
 
 def completing(*known: str) -> Callable[[str], list[str]]:

@@ -154,6 +154,7 @@ def search_command(
 
     from bmtas.config import Decode, Method, Preset
     from bmtas.data.check import check_labels
+    from bmtas.device import pick_device
     from bmtas.errors import UsageError, nearest
     from bmtas.files import read_json
     from bmtas.parallel import How, join_processes
@@ -221,6 +222,7 @@ def search_command(
         for note in plan.notes:
             progress.note(note)
         if dry_run:
+            pick_device(device)
             if speaks():
                 kept = metered(plan.table, plan.budgets, plan.config.task_list(), progress, measure=False)
                 plan = replace(plan, table=kept.table)

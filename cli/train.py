@@ -38,6 +38,7 @@ def train_command(
 
     Example: bmtas train --network all
     """
+    from bmtas.device import pick_device
     from bmtas.errors import UsageError, nearest
     from bmtas.parallel import How, join_processes
     from bmtas.ranks import speaks
@@ -61,7 +62,8 @@ def train_command(
     for name in names:
         chosen.architecture(name)  # says which command comes first, before anything runs
     if dry_run:
-        _describe(chosen, names)
+        pick_device(device)
+        _describe(chosen, names, json)
         return
     how = How(join_processes(device), compile=compiled)
     with ShownProgress(quiet=quiet or not speaks()) as progress:
@@ -74,17 +76,23 @@ def train_command(
         render_results(chosen, out())
 
 
-def _describe(run: Run, names: Sequence[str]) -> None:
+def _describe(run: Run, names: Sequence[str], json: str | None) -> None:
     """Print what training would do."""
-    from cli.console import out
+    from cli.console import emit_json, out
 
     config = run.config()
     settings, (height, width) = config.train, config.train_size
+    left = [name for name in names if name not in run.trained()]
+    if json is not None:
+        told = {"steps": settings.steps, "batch_size": settings.batch_size, "size": [height, width]}
+        emit_json({"schema_version": 1, "run": run.name, "to_train": left, **told}, json)
+    if json == "-":
+        return
     for name in names:
         what = (
-            "is trained already"
-            if name in run.trained()
-            else f"{settings.steps} steps at {height}x{width}, batch {settings.batch_size}"
+            f"{settings.steps} steps at {height}x{width}, batch {settings.batch_size}"
+            if name in left
+            else "is trained already"
         )
         out().print(f"{run.name}, {name}: {what}", markup=False)
     out().print("nothing was written (--dry-run)")

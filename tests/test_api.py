@@ -106,3 +106,28 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     done = client(notebook, timeout=250, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(o.get("text", "") for c in done.cells for o in c.get("outputs", ()) if o.output_type == "stream")
     assert "within the budget: True" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "seed -1"),
+        ({"size": "64x64"}, "expected .height, width."),
+        ({"size": (64.5, 64)}, "expected .height, width."),
+        ({"budget": 9e9}, "expected a text with its unit"),
+        ({"method": "permuted"}, "permuted"),
+    ],
+)
+def test_values_of_another_form_are_refused(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
+    given = {"budget": "4MMAdds", "data": "planted", "backbone": "tiny", "runs": tmp_path, **arguments}
+    with pytest.raises(bmtas.UsageError, match=message):
+        bmtas.search(**given)  # type: ignore[arg-type]
+
+
+def test_no_number_of_images_is_taken_for_another(run: bmtas.Run) -> None:
+    bmtas.train(run)
+    for images in (0, -1):
+        with pytest.raises(bmtas.UsageError, match=f"images {images}: metrics need at least 1"):
+            bmtas.evaluate(run, images=images)
+    with pytest.raises(bmtas.UsageError, match="one is loaded at a time"):
+        bmtas.load(run, ["found", "shared"])  # type: ignore[arg-type]

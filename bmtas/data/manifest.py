@@ -368,7 +368,7 @@ def _describe(path: Path, lines: Mapping[tuple[str, ...], int], error: dict[str,
     keys = tuple(str(key) for key in error["loc"])
     if error["type"] == "extra_forbidden":
         models: tuple[type[BaseModel], ...] = (ManifestSpec, ImagesSpec, TaskSpec)
-        known = models[len(keys) - 1].model_fields
+        known = set(models[len(keys) - 1].model_fields) - {"own_kind"}
         return f"{_where(path, lines, keys)}: unknown key {keys[-1]!r}; {nearest(keys[-1], known)}"
     if error["type"] == "missing":
         return f"{_where(path, lines, keys[:-1])}: the key {keys[-1]!r} is missing; add it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,9 +92,19 @@ _OWN: dict[str, Backbone] = {}
 
 
 def add_backbone(backbone: Backbone) -> None:
-    """Let `backbone` be known by its name, until the process ends; one brought before gives way. Raises UsageError for a name of the house's own."""
-    if backbone.name in known_backbones() and backbone.name not in _OWN:
-        raise UsageError(f"bmtas has a backbone {backbone.name!r} already; give yours another name")
+    """Let `backbone` be known by its name, until the process ends; one brought before gives way. Raises UsageError for a name that stands for another one."""
+    from bmtas.networks.torchvision_backbones import torchvision_names
+
+    # Without its plugin a run of that name would be taken for one of the house's or torchvision's, whose weights may even fit.
+    taken = backbone.name in known_backbones() or backbone.name in torchvision_names()
+    if taken and backbone.name not in _OWN:
+        raise UsageError(
+            f"there is a backbone {backbone.name!r} already, of bmtas or of torchvision; give yours another name"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", backbone.name):
+        raise UsageError(
+            f"the name of a backbone is of letters, digits, '_', '.' and '-', not {backbone.name!r}; rename it"
+        )
     _OWN[backbone.name] = backbone
 
 

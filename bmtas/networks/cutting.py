@@ -47,7 +47,7 @@ def cut_backbone(name: str, make: Callable[[], nn.Module], weights_name: str | N
     `weights_name` is the member of torchvision's weights enums that `--weights imagenet` loads, None where there is none. Raises UsageError where
     the model cannot be cut into layers.
     """
-    model = make().eval()
+    model = _model_of(name, make)
     _, values, cuts = _cut(name, model)
     strides = [_SIZE[0] // shape[1] if _SIZE[0] % shape[1] == 0 else 0 for shape in cuts.shapes]
     layers = list(zip(strides[1:], cuts.shapes[1:], strict=True))
@@ -57,6 +57,7 @@ def cut_backbone(name: str, make: Callable[[], nn.Module], weights_name: str | N
     without = [i for i, part in enumerate(_operations(model, values, cuts)) if not _last_norm(part)]
     if without:
         raise _refusal(name, f"{len(without)} of its {len(cuts.blocks)} blocks have no batch normalisation")
+    _build(name, make, light=False)  # finds what cannot be cut before anything depends on it
     light = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in model.modules())
     width = _LIGHT if light else _HEAVY
     return Backbone(
@@ -73,6 +74,20 @@ def cut_backbone(name: str, make: Callable[[], nn.Module], weights_name: str | N
         last_norm=_last_norm,
         stages=tuple(len(list(group)) for _, group in itertools.groupby(cuts.shapes)),
     )
+
+
+def _model_of(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+    """Return what `make` makes. Raises UsageError where that is no module."""
+    if isinstance(make, nn.Module) or not callable(make):
+        raise UsageError(
+            f"the backbone {name!r} needs what makes its model, a class or a function, not {type(make).__name__}; write lambda: ..."
+        )
+    model = make()
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"the backbone {name!r}: what should make its model gave {type(model).__name__}, not a torch module"
+        )
+    return model.eval()
 
 
 def _refusal(name: str, reason: str) -> UsageError:
@@ -180,9 +195,14 @@ def _build(name: str, make: Callable[[], nn.Module], light: bool) -> Parts:
     model = make().eval()
     _, values, cuts = _cut(name, model)
     stem, *layers = (copy.deepcopy(part) for part in _operations(model, values, cuts))
-    keys = {}
+    keys: dict[str, str] = {}
     for place, part in [("stem", stem), *((f"layers.{i:02d}", layer) for i, layer in enumerate(layers))]:
         owners = {key.rpartition(".")[0] for key in part.state_dict()}
+        if "" in owners:
+            raise _refusal(name, "it has parameters of its own outside of its modules; put them into a module")
+        twice = sorted(owners & set(keys))
+        if twice:  # pretrained weights could go to one of the copies alone
+            raise _refusal(name, f"{twice[0]} is used in two layers; give each layer modules of its own")
         keys.update({owner: f"{place}.{owner}" for owner in sorted(owners)})
     channels = cuts.shapes[-1][0]
     context = RASPP(channels, _LIGHT) if light else ASPP(channels, _HEAVY)

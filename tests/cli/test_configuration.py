@@ -140,3 +140,28 @@ def test_the_shell_completes_the_names_of_runs() -> None:
         (Path("runs") / name / "run.json").write_text("{}", encoding="utf-8")
     told = terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS="bmtas show --run 00", COMP_CWORD="3")
     assert told.split() == ["002-scenes-8GMAdds", "001-scenes-9GMAdds"]
+
+
+def test_completion_looks_where_the_runs_are() -> None:
+    for folder in ("exp", "other"):
+        (Path(folder) / f"001-{folder}").mkdir(parents=True)
+        (Path(folder) / f"001-{folder}" / "run.json").write_text("{}", encoding="utf-8")
+    write('runs = "exp"\n')
+    told = terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS="bmtas show --run 0", COMP_CWORD="3")
+    assert told.split() == ["001-exp"]
+    words = "bmtas show --runs other --run 0"
+    assert terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD="5").split() == ["001-other"]
+
+
+def test_what_stands_at_the_top_need_not_fit_commands_that_are_not_run(bmtas: Callable[..., Any]) -> None:
+    write("samples = 50\n")  # of bench; init takes at most 20
+    assert "no run under" in bmtas("show").err
+    result = bmtas("init", ".")
+    assert result.code == 2
+    assert "bmtas.toml: samples = 50, for init" in " ".join(result.err.split())
+
+
+def test_two_spellings_of_one_option_are_refused(bmtas: Callable[..., Any]) -> None:
+    write('[search]\ncosts = "a.json"\ntable = "b.json"\n')
+    assert "costs and table are one option" in " ".join(bmtas("show").err.split())
+    assert "no run under" in bmtas("--config", "/dev/null", "show").err

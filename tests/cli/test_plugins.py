@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +113,11 @@ def test_plugins_of_the_settings_file_are_loaded(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no such Python file"), ("import nothing_of_the_kind", "failed with ModuleNotFoundError")],
+    [
+        (None, "there is no such Python file"),
+        ("raise SystemExit(0)", "failed with SystemExit"),
+        ("1 / 0", "failed with ZeroDivisionError"),
+    ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_named(
     content: str | None, message: str, bmtas: Callable[..., Any], tmp_path: Path
@@ -125,15 +131,141 @@ def test_a_plugin_that_cannot_be_loaded_is_named(
 
 
 def test_names_of_the_house_are_not_taken() -> None:
-    with pytest.raises(UsageError, match="has a backbone 'tiny' already"):
+    with pytest.raises(UsageError, match="is a backbone 'tiny' already"):
         register_backbone("tiny", get_backbone("tiny"))
     with pytest.raises(UsageError, match="has a kind 'depth' already"):
-        register_kind("depth", like="depth", metric="x", higher_is_better=True, loss=None, score=None)  # type: ignore[arg-type]
+        register_kind("depth", like="depth", metric="x", higher_is_better=True, loss=mean, score=Score)
     with pytest.raises(UsageError, match="unknown task kind 'deth'; did you mean 'depth'"):
-        register_kind("mine", like="deth", metric="x", higher_is_better=True, loss=None, score=None)  # type: ignore[arg-type]
+        register_kind("mine", like="deth", metric="x", higher_is_better=True, loss=mean, score=Score)
 
 
 def test_a_kind_that_is_not_known_is_told_with_those_that_are(data: Path, bmtas: Callable[..., Any]) -> None:
     result = bmtas(*search(data, "--dry-run"))
     assert result.code == 2
     assert "unknown task kind 'disparity'" in " ".join(result.err.split())
+
+
+def test_a_plugin_may_import_what_lies_beside_it_and_says_what_is_not_installed(
+    bmtas: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "beside_the_plugin.py").write_text("VALUE = 3\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text("from beside_the_plugin import VALUE\nassert VALUE == 3\n", encoding="utf-8")
+    assert "no run under" in bmtas("--plugin", tmp_path / "mine.py", "show", "--runs", tmp_path).err
+    (tmp_path / "other.py").write_text("import nothing_of_the_kind\n", encoding="utf-8")
+    result = bmtas("--plugin", tmp_path / "other.py", "show")
+    assert result.code == 3
+    assert "needs the module 'nothing_of_the_kind'" in " ".join(result.err.split())
+
+
+def test_a_kind_s_plugin_needs_no_torch_before_its_code_does() -> None:
+    code = (
+        "import sys\nfrom bmtas.adapters import register_kind\n"
+        "register_kind('mine', like='depth', metric='m', higher_is_better=True, loss=print, score=print)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+GOOD = {"like": "regression", "metric": "m", "higher_is_better": True}
+
+
+class Score:
+    """A metric that gives whatever a test wants."""
+
+    def __init__(self, found: Any) -> None:
+        self.found = found
+
+    def update(self, prediction: Any, label: Any) -> None: ...
+
+    def compute(self) -> Any:
+        return self.found
+
+    def close(self) -> None: ...
+
+
+def mean(task: Any, prediction: Any, label: Any, counts: Any) -> Any:
+    return prediction.mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "found", "message"),
+    [
+        (mean, {"acc": 1.0}, "compute() must give a dict with 'm'"),
+        (mean, None, "compute() must give a dict with 'm'"),
+        (mean, {"m": torch.ones(())}, "must be a plain number"),
+        (lambda *a: a[1].flatten(), {"m": 1.0}, "its loss gave a tensor of shape (512,)"),
+        (lambda *a: 3.0, {"m": 1.0}, "its loss gave float"),
+        (lambda *a: a[1].detach().mean(), {"m": 1.0}, "that depends on the prediction"),
+        (lambda *a: 1 / 0, {"m": 1.0}, "fails with ZeroDivisionError"),
+    ],
+)
+def test_a_kind_that_would_break_later_is_told_before_a_run_begins(
+    loss: Any, found: Any, message: str, data: Path, bmtas: Callable[..., Any], tmp_path: Path
+) -> None:
+    register_kind("disparity", loss=loss, score=lambda task: Score(found), **GOOD)  # type: ignore[arg-type]
+    result = bmtas(*search(data, "--runs", tmp_path / "runs"))
+    assert (result.code, list(tmp_path.iterdir())) == (2, [])
+    assert message in " ".join(result.err.split())
+    assert "disparity" in result.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"higher_is_better": "no"}, "give True or False"),
+        ({"metric": ""}, "metric is of letters"),
+        ({"loss": None}, "cannot be called"),
+    ],
+)
+def test_a_kind_is_checked_where_it_is_registered(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {**GOOD, "loss": mean, "score": Score, **change}
+    with pytest.raises(UsageError, match=message):
+        register_kind("mine", **arguments)
+
+
+class Twice(torch.nn.Module):
+    """A block that is used in two layers, or a parameter outside of all blocks."""
+
+    def __init__(self, *, loose: bool = False) -> None:
+        super().__init__()
+        layer, norm, relu = torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.BatchNorm2d(16), torch.nn.ReLU()
+        stem = torch.nn.Conv2d(3, 16, 4, stride=4)
+        self.stem = Named(stem, torch.nn.BatchNorm2d(16))
+        self.block, self.other = (
+            Named(layer, norm),
+            Named(torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.BatchNorm2d(16), relu),
+        )
+        self.scale = torch.nn.Parameter(torch.ones(1, 16, 1, 1)) if loose else None
+        self.head = torch.nn.Linear(16, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.block(self.stem(image))
+        x = self.other(x) * self.scale if self.scale is not None else self.block(self.other(x))
+        return self.head(x.mean((2, 3)))
+
+
+class Named(torch.nn.Module):
+    def __init__(self, *parts: torch.nn.Module) -> None:
+        super().__init__()
+        self.parts = torch.nn.Sequential(*parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parts(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("resnet18", Twice, "of bmtas or of torchvision"),
+        ("twice", Twice, "is used in two layers"),
+        ("loose", lambda: Twice(loose=True), "parameters of its own outside of its modules"),
+        ("instance", torch.nn.Linear(3, 3), "not Linear; write lambda"),
+        ("nothing", lambda: None, "gave NoneType, not a torch module"),
+        ("a name", lambda: Twice(), "of letters, digits"),
+    ],
+)
+def test_a_backbone_that_would_break_later_is_refused(name: str, make: Any, message: str) -> None:
+    if name in ("resnet18", "a name"):
+        make = replace(get_backbone("tiny"), name=name)
+    with pytest.raises(UsageError, match=message):
+        register_backbone(name, make)
