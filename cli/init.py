@@ -19,9 +19,18 @@ def init_command(
     samples: Annotated[int, typer.Option(min=1, max=20, help="Images to draw with their labels.")] = 3,
     picture: Annotated[
         Optional[Path],  # noqa: UP045 -- typer reads it on 3.10
-        typer.Option("--picture", help="File for those images; the manifest's name with .png if left out."),
+        typer.Option(
+            "--picture",
+            help="File for those images; the manifest's name with .png if left out, unless that stands among images or labels.",
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the manifest and the picture.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Overwrite the manifest with its lists and links, and a picture that --picture names or bmtas init drew.",
+        ),
+    ] = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -33,26 +42,51 @@ def init_command(
     Example: bmtas init ~/photos --output my.yaml
     """
     from bmtas.data.proposal import propose, write_proposal
+    from bmtas.data.proposal.pictures import draw_samples, folder_of_data
     from bmtas.errors import UsageError
     from cli.console import ShownProgress, emit_json, out
+
+    _check_free(output, picture, force=force)
+    with ShownProgress(quiet=quiet) as progress:
+        proposal = propose(folder, progress)
+        drawn = picture or output.with_suffix(".png")
+        among = folder_of_data(proposal, drawn)
+        if picture is not None and among is not None:
+            raise UsageError(
+                f"--picture {picture} would stand among the images or labels in {among}; name a file elsewhere"
+            )
+        dataset = write_proposal(proposal, output, force=force, progress=progress)
+        budget = _halfway(dataset, progress)
+    if among is None:
+        told = f"picture of {draw_samples(dataset, samples, drawn)} images with their labels: {drawn}"
+    else:
+        told = f"no picture: {drawn} would be read as one of the images or labels in {among}; name a file elsewhere by --picture"
+    if json is not None:
+        emit_json(
+            {**proposal.to_json(), "manifest": str(output), "picture": None if among else str(drawn), "budget": budget},
+            json,
+        )
+    if json != "-":
+        _show(proposal, dataset, out())
+        out().print(told, markup=False, soft_wrap=True)
+        _next(output, budget, out())
+
+
+def _check_free(output: Path, picture: Path | None, *, force: bool) -> None:
+    """Raise UsageError if the manifest or the picture has an unfit name or would overwrite what it must not."""
+    from bmtas.data.proposal.own import is_own_picture
+    from bmtas.errors import UsageError
 
     drawn = picture or output.with_suffix(".png")
     if drawn.suffix.lower() != ".png":
         raise UsageError(f"--picture {drawn}: the picture is a PNG; give it a name that ends in .png")
-    for path in (output, drawn):
+    for path, option in ((output, "--output"), (drawn, "--picture")):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a file by {option}")
         if path.exists() and not force:
-            raise UsageError(f"{path} exists and is not overwritten; name another file, or add --force")
-    with ShownProgress(quiet=quiet) as progress:
-        proposal = propose(folder, progress)
-        dataset = write_proposal(proposal, output, force=force, progress=progress)
-        budget = _halfway(dataset, progress)
-    count = _draw(dataset, samples, drawn)
-    if json is not None:
-        emit_json({**proposal.to_json(), "manifest": str(output), "picture": str(drawn), "budget": budget}, json)
-    if json != "-":
-        _show(proposal, dataset, out())
-        out().print(f"picture of {count} images with their labels: {drawn}", markup=False, soft_wrap=True)
-        _next(output, budget, out())
+            raise UsageError(f"{path} exists and is not overwritten; name another file by {option}, or add --force")
+    if picture is None and drawn.exists() and not is_own_picture(drawn):
+        raise UsageError(f"{drawn} was not drawn by bmtas init and is not overwritten; name the picture by --picture")
 
 
 def _halfway(dataset: Any, progress: Any) -> str | None:
@@ -73,13 +107,6 @@ def _halfway(dataset: Any, progress: Any) -> str | None:
     except (BmtasError, CostError, ImportError) as error:
         progress.note(f"no budget proposed: {error}")
         return None
-
-
-def _draw(dataset: Any, samples: int, path: Path) -> int:
-    """Draw images with as many labels as can be, below each other, and return how many."""
-    from bmtas.data.proposal.pictures import draw_samples
-
-    return draw_samples(dataset, samples, path)
 
 
 def _show(proposal: Any, dataset: Any, console: Any) -> None:

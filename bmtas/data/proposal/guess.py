@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -50,7 +51,7 @@ def guess_kind(
     strange = _not_readable(stream, looks)
     if strange is not None:
         return strange
-    if looks[0].turning is not None or looks[0].mode in ("RGB", "RGBA"):
+    if looks[0].coloured:
         return _colours(stream, looks)
     if counts is None:
         return guess_measure(stream, looks, said)
@@ -81,17 +82,22 @@ def _not_readable(stream: Stream, looks: Sequence[Pixels]) -> Refused | None:
             "files of several types: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
             "a task has one; move the others into a folder of their own",
         )
-    look = looks[0]
+    look = next((look for look in looks if _odd_array(look)), looks[0])
     if look.mode == "F":
         return Refused(stream.title, "32-bit floating point images", "write them as .npy (numpy.save), which is read")
-    if look.mode == "npy" and (len(look.shape) not in (2, 3) or (len(look.shape) == 3 and look.shape[2] != 3)):
+    if _odd_array(look):
         return Refused(
             stream.title,
             f"arrays of shape {look.shape}",
             "write arrays of shape (height, width), or (height, width, 3) for normals, by numpy.save",
         )
-    colours = look.mode in ("RGB", "RGBA") or (look.mode == "npy" and len(look.shape) == 3)
-    if not look.single and not colours:
+    if len({len(look.shape) for look in looks}) > 1:
+        return Refused(
+            stream.title,
+            "arrays of one channel and arrays of three",
+            "a task has one; move the others into a folder of their own",
+        )
+    if not look.single and not look.coloured:
         return Refused(
             stream.title, look.what, "write one channel of whole numbers, such as an 8-bit grey PNG with class ids"
         )
@@ -105,8 +111,13 @@ def _not_readable(stream: Stream, looks: Sequence[Pixels]) -> Refused | None:
     return None
 
 
+def _odd_array(look: Pixels) -> bool:
+    return look.mode == "npy" and not (len(look.shape) == 2 or (len(look.shape) == 3 and look.shape[2] == 3))
+
+
 def _colours(stream: Stream, looks: Sequence[Pixels]) -> Meaning | Refused:
-    unit = float(np.median([look.unit for look in looks]))
+    known = [look.unit for look in looks if not math.isnan(look.unit)]
+    unit = float(np.median(known)) if known else 0.0
     if unit >= _MOST_VECTORS:
         return guess_normals(looks, unit)
     if looks[0].mode == "npy":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bmtas.data.proposal.listing import Family, Listing, Parts
 from bmtas.data.proposal.looks import is_photograph
-from bmtas.data.proposal.words import is_image, meanings
+from bmtas.data.proposal.words import is_image, meanings, split_of
 
 Context = tuple[Parts, Parts]
 """What a folder's path has before and after its role."""
@@ -87,7 +87,7 @@ def find_layout(listing: Listing) -> Layout | None:
     best: tuple[tuple[object, ...], _Guess, tuple[Family, ...]] | None = None
     for families, plain in ((listing.plain, True), (listing.stripped, False)):
         for guess in _guesses(listing.root, families):
-            _pair(guess, families)
+            _pair(listing.root, guess, families)
             first = next(iter(guess.folders.values()))
             photograph = is_photograph(_path(listing.root, first, next(iter(first.files))))
             named = is_image("/".join(guess.role)) or is_image(guess.tail or "")
@@ -124,8 +124,8 @@ def _slices(root: Path, family: Family) -> Iterable[tuple[int, int]]:
     return slices
 
 
-def _pair(guess: _Guess, families: Sequence[Family]) -> None:
-    """Find for each other family the images that it belongs to."""
+def _pair(root: Path, guess: _Guess, families: Sequence[Family]) -> None:
+    """Find for each other family the images that it belongs to; only what is no images itself speaks for the guess."""
     own = {id(family) for family in guess.folders.values()}
     for family in families:
         if id(family) in own:
@@ -135,12 +135,26 @@ def _pair(guess: _Guess, families: Sequence[Family]) -> None:
             for stop in range(start, len(family.parts) + 1):
                 context = (family.parts[:start], family.parts[stop:])
                 images = guess.folders.get(context)
-                shared = len(images.files.keys() & family.files.keys()) if images else 0
+                if images is None or _of_other_splits(images.parts, family.parts):
+                    continue
+                shared = len(images.files.keys() & family.files.keys())
                 if shared > _LEAST * len(family.files) and (best is None or shared > best[0]):
                     best = (shared, context, family.parts[start:stop])
         if best is not None:
             guess.pairs.setdefault((best[2], family.tail), []).append((best[1], family))
-            guess.count += best[0]
+            guess.count += 0 if _shows_images(root, best[2], family) else best[0]
+
+
+def _of_other_splits(one: Parts, other: Parts) -> bool:
+    """Return whether folders belong to different splits, so that equal names in them are no pairs: train/images, val/depth."""
+    shared = len(_common((one, other)))
+    first, second = (next(filter(None, map(split_of, parts[shared:])), None) for parts in (one, other))
+    return first is not None and second is not None and first != second
+
+
+def _shows_images(root: Path, role: Parts, family: Family) -> bool:
+    named = is_image("/".join(role)) or is_image(family.tail or "")
+    return named or is_photograph(_path(root, family, next(iter(family.files))))
 
 
 def _layout(root: Path, guess: _Guess, families: Sequence[Family]) -> Layout:

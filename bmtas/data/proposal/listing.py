@@ -1,4 +1,4 @@
-"""The files of a folder, by folder and by the end of their names. Nothing is opened."""
+"""The files of a folder, by folder and by the end of their names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmtas.data.manifest import IMAGE_SUFFIXES
+from bmtas.data.proposal.own import is_left
 from bmtas.errors import UsageError
 
 READ = (*IMAGE_SUFFIXES, ".npy")
@@ -19,8 +20,6 @@ Parts = tuple[str, ...]
 """A folder as its path below the one that was given."""
 
 _TEXTS = (".txt", ".lst", ".csv", ".json")
-COMPANION = "-files"
-"""What the folder for lists and links is called, behind the name of the manifest beside it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Listing:
 
 
 def list_files(root: Path) -> Listing:
-    """Return what `root` holds; hidden files and folders are passed over. Raises UsageError if it is no folder."""
+    """Return what `root` holds but hidden files, hidden folders and what an earlier proposal left. Raises UsageError if it is no folder."""
     if not root.is_dir():
         raise UsageError(f"{root} is not a folder; give the folder in which images and labels lie")
     folders: dict[Parts, list[str]] = {}
@@ -153,12 +152,6 @@ def _by_ending(parts: Parts, names: list[str]) -> list[Family]:
     return [Family(parts, suffix, files) for suffix, files in found.items()]
 
 
-def _is_companion(name: str, beside: list[str]) -> bool:
-    """Return whether an earlier proposal left a folder: a manifest of its name stands beside it."""
-    stem = name.removesuffix(COMPANION)
-    return stem != name and any(f"{stem}{end}" in beside for end in (".yaml", ".yml"))
-
-
 def _walk(root: Path) -> Iterable[tuple[Path, list[str]]]:
     """Yield each folder below `root` with its files; links are followed, but no folder is entered twice."""
     seen: set[Path] = set()
@@ -168,5 +161,6 @@ def _walk(root: Path) -> Iterable[tuple[Path, list[str]]]:
             folders[:] = []
             continue
         seen.add(folder.resolve())
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_companion(name, names))
-        yield folder, [name for name in names if not name.startswith(".")]
+        beside = set(names)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not is_left(folder / name, beside))
+        yield folder, [name for name in names if not name.startswith(".") and not is_left(folder / name, beside)]

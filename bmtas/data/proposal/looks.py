@@ -16,6 +16,7 @@ MANY_COLOURS = 1000
 """Distinct colours from which on a picture is no drawing of classes."""
 
 _UNIT = 0.1  # how far the length of a decoded normal may be from 1; 8 bits leave 0.007, resampling and JPEG more
+_NO_VECTOR = 0.01  # a length up to which a decoded normal is none: 127 or 128 in all channels is how 8 bits hold zero
 _LEAST_GREYS = 64  # of a grey photograph
 _FLAT = 0.5  # share of equal neighbours from which on a grey picture is a drawing
 
@@ -51,8 +52,14 @@ def is_grey(colours: npt.NDArray[np.uint8]) -> bool:
 
 def unit_share(colours: npt.NDArray[np.uint8]) -> float:
     """Return the share of valid pixels of (H, W, 3) uint8 that are vectors of length 1; 0 if none is valid."""
-    vectors, valid = colour_vectors(colours)
+    vectors, valid = directions(colours)
     return unit_vectors(vectors[valid])
+
+
+def directions(colours: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return the vectors of `colours` (H, W, 3) as labels of normals are read, and where (H, W) they have a direction."""
+    vectors, valid = colour_vectors(colours)
+    return vectors, valid & (np.linalg.norm(vectors, axis=2) > _NO_VECTOR)
 
 
 def unit_vectors(vectors: npt.NDArray[np.floating]) -> float:

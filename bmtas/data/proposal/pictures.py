@@ -6,9 +6,12 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from bmtas.data.chosen import spread
 from bmtas.data.folder import FolderDataset
+from bmtas.data.proposal.found import Proposal
+from bmtas.data.proposal.own import SOFTWARE
 from bmtas.data.protocol import Sample
 from bmtas.data.sample_picture import draw_sample
 from bmtas.files import atomic_path
@@ -34,9 +37,20 @@ def draw_samples(dataset: FolderDataset, count: int, path: Path) -> int:
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
+    mark = PngInfo()
+    mark.add_text(*SOFTWARE)
     with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        sheet.save(temporary, format="PNG", pnginfo=mark)
     return len(rows)
+
+
+def folder_of_data(proposal: Proposal, path: Path) -> Path | None:
+    """Return the folder of images or labels in which a file at `path` would stand, where it could be read as one of them."""
+    streams = [proposal.images, *(task.stream for task in proposal.tasks if task.stream is not None)]
+    read = [proposal.root.joinpath(*before, *stream.role) for stream in streams for before in sorted(stream.befores)]
+    linked = {file.parent for stream in streams for file in stream.files.values()}
+    place = path.parent.resolve()
+    return next((folder for folder in (*read, *sorted(linked)) if place.is_relative_to(folder.resolve())), None)
 
 
 def _chosen(dataset: FolderDataset, count: int) -> list[Sample]:

@@ -49,7 +49,7 @@ def propose(folder: Path, progress: Progress | None = None) -> Proposal:
     if layout is None or not layout.images.files:
         raise UsageError(f"{folder}: no images were found among {_seen(listing)}\n{LAYOUTS}")
     _check_befores(layout)
-    names = read_class_names(folder, listing.texts)
+    names, not_names = read_class_names(folder, listing.texts)
     tables, refused_tables = find_tables(folder, listing.texts, layout.images.files, names)
     tasks, refused, remarks = _tasks(layout, names, progress)
     tasks += _of_tables(tables, {task.name for task in tasks})
@@ -79,7 +79,7 @@ def propose(folder: Path, progress: Progress | None = None) -> Proposal:
         tasks=tuple(tasks),
         splits=splits,
         refused=tuple(refused),
-        remarks=(*_unused(layout, listing), *_bare(layout, usable), *remarks),
+        remarks=(*_unused(layout, listing), *_bare(layout, usable), *not_names, *remarks),
     )
 
 

@@ -88,7 +88,7 @@ def _classes(counts: Counter[str], names: Mapping[str, tuple[str, ...]]) -> Mean
     doubts: list[str] = []
     if all(label.isdecimal() for label in counts):
         top = max(map(int, counts))
-        fitting = [title for title, found in names.items() if len(found) == top + 1]
+        fitting = [title for title, found in names.items() if len(found) == len(set(found)) == top + 1]
         if fitting:
             listed, why = names[fitting[0]], f"names from {fitting[0]}"
         elif top + 1 <= 2 * len(counts):

@@ -23,11 +23,14 @@ def guess_normals(looks: Sequence[Pixels], unit: float) -> Meaning:
     """
     encoding = "npy" if looks[0].mode == "npy" else "rgb"
     evidence = f"{unit:.0%} of the vectors have length 1" + (" as value / 127.5 - 1" if encoding == "rgb" else "")
+    first = Line("encoding", encoding)
     turnings = [look.turning for look in looks if look.turning is not None]
+    if not turnings:
+        doubt = "hardly a pixel is valid, so the axes cannot be told: 'axes' or 'flip_y' where they are not x right, y down, z forward"
+        return Meaning(TaskKind.NORMALS, (first, *_others("[x, y, z]")), evidence, (doubt,))
     sign = np.mean([turning.sign for turning in turnings], axis=0)
     along_x = np.mean([turning.along_x for turning in turnings], axis=0)
     along_y = np.mean([turning.along_y for turning in turnings], axis=0)
-    first = Line("encoding", encoding)
     facing = int(np.argmax(np.abs(sign)))
     if abs(sign[facing]) < _ONE_SIGN or len(turnings) < _MOST * len(looks):
         doubt = "no channel has one sign, so the axes cannot be told: 'axes' or 'flip_y' where they are not x right, y down, z forward"

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bmtas.data.chosen import spread
-from bmtas.data.labels import colour_vectors
-from bmtas.data.proposal.looks import colours_of, equal_neighbours, is_grey, unit_vectors
+from bmtas.data.proposal.looks import colours_of, directions, equal_neighbours, is_grey, unit_vectors
 from bmtas.data.stored import ONE_CHANNEL, Array, described, read_raw
 from bmtas.errors import UsageError
 
@@ -56,8 +55,8 @@ class Pixels:
         step: greatest common divisor of the values, 1 for fractions.
         part, core: share of pixels that are neither 0 nor 255, and of those the share whose eight neighbours are so, too.
         part_255, core_255: the same of pixels that are 255.
-        grey, unit: for colours: three equal channels; the share of vectors of length 1.
-        turning: for vectors.
+        grey, unit: for colours: three equal channels; the share of vectors of length 1, nan where none is valid.
+        turning: for vectors, None where hardly any is valid.
     """
 
     what: str
@@ -86,6 +85,11 @@ class Pixels:
     def single(self) -> bool:
         """Whether the file has one value per pixel that the readers of labels take."""
         return len(self.shape) == 2 and (self.mode == "npy" or self.mode in ONE_CHANNEL)
+
+    @property
+    def coloured(self) -> bool:
+        """Whether the file has three values per pixel: colours, or an array (height, width, 3)."""
+        return self.mode in ("RGB", "RGBA") or (self.mode == "npy" and self.shape[2:] == (3,))
 
 
 def look_at(files: Sequence[Path], tick: Callable[[], None]) -> tuple[list[Pixels], list[str]]:
@@ -151,13 +155,12 @@ def _pixels_of(path: Path) -> Pixels:
         return replace(pixels, **_measures(raw), flat=equal_neighbours(raw))
     if raw.ndim == 3 and raw.shape[2] in (3, 4) and raw.dtype == np.uint8:
         colours = raw[..., :3]
-        vectors, valid = colour_vectors(colours)
-        unit = unit_vectors(vectors[valid])
-        turning = _turning(vectors, valid) if unit else None
-        return replace(pixels, distinct=colours_of(colours), grey=is_grey(colours), unit=unit, turning=turning)
+        vectors, valid = directions(colours)
+        known = replace(pixels, distinct=colours_of(colours), grey=is_grey(colours))
+        return replace(known, unit=_unit(vectors, valid), turning=_turning(vectors, valid))
     if raw.ndim == 3 and raw.shape[2] == 3 and raw.dtype.kind == "f":
         valid = np.asarray(np.isfinite(raw).all(axis=2) & (np.abs(raw) > 0).any(axis=2))
-        return replace(pixels, unit=unit_vectors(raw[valid]), turning=_turning(raw, valid))
+        return replace(pixels, unit=_unit(raw, valid), turning=_turning(raw, valid))
     return pixels
 
 
@@ -201,9 +204,14 @@ def _core(mask: npt.NDArray[np.bool_]) -> float:
     return float((rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]).sum() / mask.sum())
 
 
+def _unit(vectors: Array, valid: npt.NDArray[np.bool_]) -> float:
+    """Return the share of the valid vectors of (H, W, 3) whose length is 1, nan where none is valid."""
+    return unit_vectors(vectors[valid]) if valid.any() else math.nan
+
+
 def _turning(vectors: Array, valid: npt.NDArray[np.bool_]) -> Turning | None:
     """Return how the channels of (H, W, 3) go with the picture; None where hardly a pixel is valid."""
-    if valid.mean() < _LEAST_VALID:
+    if not valid.size or valid.mean() < _LEAST_VALID:
         return None
     rows, columns = np.nonzero(valid)
     known = vectors[valid].astype(np.float64)

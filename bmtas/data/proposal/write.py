@@ -15,7 +15,7 @@ from bmtas.data.manifest import IMAGE_SUFFIXES, TaskSpec
 from bmtas.data.proposal.found import Line, Proposal, ProposedTask
 from bmtas.data.proposal.ids import quoted
 from bmtas.data.proposal.layout import Stream
-from bmtas.data.proposal.listing import COMPANION
+from bmtas.data.proposal.own import COMPANION, check_own_folder
 from bmtas.errors import UsageError
 from bmtas.files import atomic_folder, atomic_path
 from bmtas.progress import Progress, Silent
@@ -35,17 +35,20 @@ def write_proposal(
 
     Lists of images, and links where a manifest cannot say the layout, go into the folder `companion_of(output)`. Before anything
     gets its name, the manifest is read as any other and a sample of its images is loaded. Raises UsageError where that fails,
-    and where something would be overwritten without `force`; nothing is written then.
+    where something would be overwritten without `force`, and where the folder holds what `bmtas init` did not write;
+    nothing is written then.
     """
     if output.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"{output}: a manifest's name ends in .yaml")
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder; name a file by --output")
     companion = companion_of(output)
     for path in (output, companion):
         if not force and (path.exists() or path.is_symlink()):
             raise UsageError(f"{path} exists and is not overwritten; name another file by --output, or add --force")
     needed = _needs_links(proposal) or _needs_lists(proposal)
-    if needed and companion.exists():
-        _check_ours(companion)
+    if needed and (companion.exists() or companion.is_symlink()):
+        check_own_folder(companion)
     with atomic_path(output) as temporary, _companion(companion if needed else None) as place:
         if place is not None:
             _fill(proposal, place)
@@ -160,18 +163,6 @@ def _companion(path: Path | None) -> Iterator[Path | None]:
     else:
         with atomic_folder(path) as folder:
             yield folder
-
-
-def _check_ours(companion: Path) -> None:
-    """Raise UsageError if a folder to be replaced holds anything but lists and links."""
-    for parent, folders, names in os.walk(companion):
-        real = [name for name in folders if not (Path(parent) / name).is_symlink()]
-        folders[:] = real
-        strange = [name for name in names if not name.endswith(".txt") and not (Path(parent) / name).is_symlink()]
-        if strange:
-            raise UsageError(
-                f"{companion} holds {strange[0]}, which bmtas init did not write, and would be replaced; name another file by --output"
-            )
 
 
 def _needs_links(proposal: Proposal) -> bool:

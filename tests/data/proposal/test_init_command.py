@@ -58,6 +58,66 @@ def test_nothing_is_overwritten_without_force(own: Path, capsys: pytest.CaptureF
     assert Path("bmtas.yaml").read_text() == "mine\n"
     assert run(["init", str(own), "--force", "--quiet"]) == 0
     assert "kind: depth" in Path("bmtas.yaml").read_text()
+    Path("bmtas.png").unlink()
+    save(Path("bmtas.png"), photograph(5))
+    before = Path("bmtas.png").read_bytes()
+    assert run(["init", str(own), "--force"]) == 2
+    assert "bmtas.png was not drawn by bmtas init" in " ".join(capsys.readouterr().err.split())
+    assert Path("bmtas.png").read_bytes() == before
+    assert run(["init", str(own), "--force", "--quiet", "--picture", "bmtas.png"]) == 0
+    assert run(["init", str(own), "--force", "--quiet"]) == 0  # the picture is its own now
+    assert Path("bmtas.png").read_bytes() != before
+    Path("d.yaml").mkdir()
+    Path("d.png").mkdir()
+    assert run(["init", str(own), "--force", "--output", "d.yaml"]) == 2
+    assert "d.yaml is a folder; name a file by --output" in capsys.readouterr().err
+    assert run(["init", str(own), "--output", "e.yaml", "--picture", "d.png"]) == 2
+    assert "d.png is a folder; name a file by --picture" in capsys.readouterr().err
+
+
+def test_the_picture_never_becomes_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images lie in the folder itself, where every PNG file is one of them."""
+    for i in range(6):
+        save(tmp_path / f"flat/{i}.png", photograph(i))
+    (tmp_path / "flat/scene.csv").write_text("id,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(6)))
+    monkeypatch.chdir(tmp_path / "flat")
+    assert run(["init", ".", "--json", "-", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["picture"] is None
+    written = Path("bmtas.yaml").read_text()
+    assert run(["init", ".", "--force"]) == 0
+    assert "no picture: bmtas.png would be read as one of the images or labels" in capsys.readouterr().out
+    assert Path("bmtas.yaml").read_text() == written
+    assert run(["data", "check", "bmtas.yaml", "--all"]) == 0
+    assert "6 of 6 images read" in " ".join(capsys.readouterr().out.split())
+    assert run(["init", ".", "--force", "--picture", "look.png"]) == 2
+    assert "--picture look.png would stand among the images" in " ".join(capsys.readouterr().err.split())
+    assert run(["init", ".", "--force", "--picture", "../look.png"]) == 0
+    assert "picture of 3 images with their labels: ../look.png" in capsys.readouterr().out
+    assert sorted(path.name for path in Path().iterdir()) == [
+        *(f"{i}.png" for i in range(6)),
+        "bmtas.yaml",
+        "scene.csv",
+    ]
+
+
+def test_a_photograph_is_not_overwritten(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own / "rgb")
+    before = Path("0001.png").read_bytes()
+    for named in ([], ["--picture", "0001.png"]):
+        assert run(["init", "..", "--output", "0001.yaml", "--force", *named]) == 2
+    assert Path("0001.png").read_bytes() == before
+    assert not Path("0001.yaml").exists()
+
+
+def test_the_same_is_found_beside_what_was_written(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    assert run(["init", ".", "--quiet"]) == 0
+    written = Path("bmtas.yaml").read_text()
+    assert Path("bmtas.png").exists()
+    assert run(["init", ".", "--quiet", "--force"]) == 0
+    assert Path("bmtas.yaml").read_text() == written
 
 
 def test_an_unusual_folder(tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:

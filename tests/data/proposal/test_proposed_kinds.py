@@ -187,6 +187,43 @@ def test_the_axes_of_normals(
     assert (kind, keys["axes"], keys["encoding"]) == ("normals", axes, "npy" if suffix == ".npy" else "rgb")
 
 
+@pytest.mark.parametrize("suffix", [".png", ".npy"])
+@pytest.mark.parametrize("sparse", [{0}, set(range(COUNT))])
+def test_normals_with_hardly_a_valid_pixel(tmp_path: Path, sparse: set[int], suffix: str) -> None:
+    """Where all but 30 pixels have none, the axes come from the other files, or are left to the user."""
+
+    def draw(i: int) -> Any:
+        vectors = room_normals(i)
+        if i in sparse:
+            vectors[1:], vectors[0, 30:] = 0, 0
+        return vectors.astype(np.float32) if suffix == ".npy" else np.floor((vectors + 1) * 127.5).astype(np.uint8)
+
+    root = write(tmp_path / "own", "normals", draw, suffix)
+    for i in range(COUNT):
+        save(root / f"semseg/{i}.png", classes(i))
+    proposal = propose(root)
+    assert write_proposal(proposal, tmp_path / "own.yaml").label_count("semseg") == COUNT
+    normals = next(task for task in proposal.tasks if task.name == "normals")
+    told = " ".join(normals.meaning.doubts)
+    assert normals.meaning.kind.value == "normals"
+    assert normals.meaning.value("axes") == (None if len(sparse) == COUNT else "[x, y, z]")
+    assert ("hardly a pixel is valid" in told) == (len(sparse) == COUNT)
+
+
+@pytest.mark.parametrize(
+    ("first", "found"),
+    [
+        (np.zeros((*SIZE, 3), dtype=np.float32), "arrays of one channel and arrays of three"),
+        (np.zeros((*SIZE, 2), dtype=np.float32), r"arrays of shape (48, 64, 2)"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, COUNT - 1])
+def test_arrays_of_several_shapes(tmp_path: Path, place: int, first: Any, found: str) -> None:
+    other = np.ones(SIZE, dtype=np.float32)
+    root = write(tmp_path / "own", "extra", lambda i: first if i == place else other, ".npy")
+    assert refusal(root)[0] == found
+
+
 def test_classes_drawn_as_colours_are_refused_with_the_way_out(tmp_path: Path) -> None:
     palette = np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0], [9, 9, 200]], dtype=np.uint8)
     found, remedy = refusal(write(tmp_path / "own", "coloured", lambda i: palette[classes(i)]))

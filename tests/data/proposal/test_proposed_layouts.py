@@ -60,6 +60,44 @@ def test_folders_of_splits(tmp_path: Path, place: str) -> None:
     assert np.array_equal(first.image, photograph(number))
 
 
+@pytest.mark.parametrize("splits", [("train", "val"), ("2023", "2024")])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize(
+    ("image", "label"), [("{split}/images/{i}", "{split}/semseg/{i}"), ("{split}/{i}", "{split}/{i}_mask")]
+)
+def test_folders_that_repeat_the_names(
+    tmp_path: Path, image: str, label: str, suffix: str, splits: tuple[str, str]
+) -> None:
+    """Image `0` of one folder never gets the label `0` of another: each label here was drawn with the number of its image."""
+    for number in range(10):
+        at = {"split": splits[number // 5], "i": number % 5}
+        save(tmp_path / "own" / f"{image.format(**at)}.{suffix}", photograph(number))
+        save(tmp_path / "own" / f"{label.format(**at)}.png", classes(number, 6))
+    proposal, dataset = made(tmp_path / "own", tmp_path / "my.yaml")
+    assert [(task.meaning.kind.value, task.labels) for task in proposal.tasks] == [("segmentation", 10)]
+    assert (proposal.refused, proposal.remarks) == ((), ())
+    named = splits == ("train", "val")
+    assert (len(dataset.ids("train")), len(dataset.ids("val"))) == ((5, 5) if named else (8, 2))
+    for split in ("train", "val"):
+        for index, name in enumerate(dataset.ids(split)):
+            folder, stem = name.split("/")
+            assert folder == split or not named
+            task = proposal.tasks[0].name
+            found = dataset.load(split, index, size=SIZE, tasks=[task]).labels[task]
+            assert np.array_equal(found, classes(5 * splits.index(folder) + int(stem), 6))
+
+
+def test_labels_of_one_split_alone(tmp_path: Path) -> None:
+    """The labels of `train` are not those of images of the same names in `test`."""
+    for i in range(4):
+        save(tmp_path / f"own/train/images/{i}.jpg", photograph(i))
+        save(tmp_path / f"own/train/semseg/{i}.png", classes(i))
+        save(tmp_path / f"own/test/images/{i}.jpg", photograph(10 + i))
+    proposal, _ = made(tmp_path / "own", tmp_path / "my.yaml")
+    assert proposal.usable == tuple(f"train/{i}" for i in range(4))
+    assert [task.labels for task in proposal.tasks] == [4]
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -168,16 +206,43 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"my\.yaml exists and is not overwritten"):
         write_proposal(proposal, output)
     assert output.read_text() == "mine\n"
-    companion_of(output).mkdir()
-    (companion_of(output) / "thesis.tex").write_text("mine\n")
-    with pytest.raises(UsageError, match=r"thesis\.tex, which bmtas init did not write"):
-        write_proposal(proposal, output, force=True)
-    assert output.read_text() == "mine\n"
-    (companion_of(output) / "thesis.tex").unlink()
     write_proposal(proposal, output, force=True)
     write_proposal(proposal, output, force=True)  # over what it wrote itself
     assert stems(open_folder(output), "val") == VAL
     assert len(list((tmp_path / "own/train/rgb").iterdir())) == 8  # links were replaced, not what they lead to
+
+
+@pytest.mark.parametrize(
+    "strange", ["thesis.tex", "notes.txt", "sub/train.txt", "rgb/train.txt", "sub/", "file", "link"]
+)
+def test_a_folder_with_files_of_ones_own_is_not_replaced(tmp_path: Path, strange: str) -> None:
+    write_standard(tmp_path / "own", "{split}/{role}/{i:04d}.png", count=4)
+    output = tmp_path / "my.yaml"
+    output.write_text("mine\n")
+    place = companion_of(output)
+    if strange == "file":
+        place.write_text("mine\n")
+    elif strange == "link":
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    elif strange.endswith("/"):
+        (place / strange).mkdir(parents=True)
+    else:
+        (place / strange).parent.mkdir(parents=True)
+        (place / strange).write_text("mine\n")
+    before = sorted(tmp_path.rglob("*"))
+    told = "my-files" if strange in ("file", "link") else strange.strip("/")
+    with pytest.raises(UsageError, match=rf"/{told} was not written by bmtas init"):
+        write_proposal(propose(tmp_path / "own"), output, force=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert output.read_text() == "mine\n"
+
+
+def test_a_manifest_is_not_written_over_a_folder(tmp_path: Path) -> None:
+    write_standard(tmp_path / "own", "{role}/{i:04d}.png", count=4)
+    (tmp_path / "my.yaml").mkdir()
+    with pytest.raises(UsageError, match=r"my\.yaml is a folder; name a file"):
+        write_proposal(propose(tmp_path / "own"), tmp_path / "my.yaml", force=True)
 
 
 def test_a_file_that_cannot_be_read_is_named_and_nothing_written(tmp_path: Path) -> None:
