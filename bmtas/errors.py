@@ -55,9 +55,15 @@ class DivergedError(BmtasError):
     exit_code = 1
 
 
+_MANY = 20
+"""So many names are a list that nobody reads where the right one is named already."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown `name`: the nearest known one, then all of them."""
+    """Return the end of a message about an unknown `name`: the nearest known one, then all of them unless they are many."""
     names = sorted(known)
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     suggestion = f"did you mean {close[0]!r}? " if close else ""
+    if suggestion and len(names) > _MANY:
+        return suggestion.strip()
     return f"{suggestion}known: {', '.join(names)}"

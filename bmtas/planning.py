@@ -28,7 +28,7 @@ from bmtas.data.batches import split_indices
 from bmtas.data.chosen import labelled
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import canonical, open_with_tasks
-from bmtas.errors import BudgetError, UsageError
+from bmtas.errors import BudgetError, UsageError, nearest
 from bmtas.methods.space import with_operations
 from bmtas.methods.spaces import open_space, own_settings, preset_overrides, space_budgets
 from bmtas.networks.backbone import get_backbone
@@ -206,6 +206,11 @@ def _overridden(settings: Any, overrides: dict[str, Any], options: dict[str, str
         return type(settings).model_validate({**settings.model_dump(), **overrides})
     except ValidationError as error:
         found = [(".".join(map(str, e["loc"])), e) for e in error.errors()]
+        unknown = [name for name, e in found if e["type"] == "extra_forbidden"]
+        if unknown:
+            raise UsageError(
+                f"unknown setting {unknown[0]!r}; {nearest(unknown[0], type(settings).model_fields)}"
+            ) from None
         raise UsageError(
             "; ".join(f"{options.get(name, name)} {e['input']!r}: {e['msg'].lower()}" for name, e in found)
         ) from None

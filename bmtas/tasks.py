@@ -43,7 +43,7 @@ class TaskKind(str, Enum):
             return cls(text)
         except ValueError:
             raise UsageError(
-                f"unknown task kind {text!r}; {nearest(text, [*(k.value for k in cls), *others])}; --plugin FILE brings one of your own"
+                f"unknown task kind {text!r}; {nearest(text, [*(k.value for k in cls), *others])}; `bmtas --plugin FILE ...` brings one of your own"
             ) from None
 
 

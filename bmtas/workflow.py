@@ -19,6 +19,7 @@ from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.evaluation import evaluate_constants, evaluate_network, metrics_json
 from bmtas.extras import own_version
 from bmtas.files import write_json, write_text
+from bmtas.holding import held
 from bmtas.methods.finder import Finder, Found, choose_finder
 from bmtas.networks.network import build_network
 from bmtas.parallel import How
@@ -48,14 +49,21 @@ def run_search(
     found before a run folder is made. With a `meter` the network found is measured first, and is within the budgets as measured.
     """
     finder = choose_finder(plan, how)
-    run, begun = how.parallel.decided(lambda: _continued(plan, root, progress, new=new))
-    finder.prepare(begun=begun)
-    if run is None:
-        run = how.parallel.decided(lambda: create_run(root, _label(plan), plan.config, plan.table))
-    others = f", {how.parallel.size} processes" if how.parallel.size > 1 else ""
-    progress.note(f"run folder: {run.path}; device: {how.parallel.device}{others}")
-    finder.learn(run, progress)
-    how.parallel.decided(lambda: _hand_over(run, plan, finder, meter, progress))
+    with contextlib.ExitStack() as holding:
+        run, begun = how.parallel.decided(lambda: _continued(plan, root, progress, holding, new=new))
+        finder.prepare(begun=begun)
+        if run is None:
+            run = how.parallel.decided(lambda: _created(plan, root, holding))
+        others = f", {how.parallel.size} processes" if how.parallel.size > 1 else ""
+        progress.note(f"run folder: {run.path}; device: {how.parallel.device}{others}")
+        finder.learn(run, progress)
+        how.parallel.decided(lambda: _hand_over(run, plan, finder, meter, progress))
+    return run
+
+
+def _created(plan: Plan, root: Path, holding: contextlib.ExitStack) -> Run:
+    run = create_run(root, _label(plan), plan.config, plan.table)
+    holding.enter_context(held(run))
     return run
 
 
@@ -65,12 +73,15 @@ def _label(plan: Plan) -> str:
     return "-".join(parts)
 
 
-def _continued(plan: Plan, root: Path, progress: Progress, *, new: bool) -> tuple[Run | None, bool]:
+def _continued(
+    plan: Plan, root: Path, progress: Progress, holding: contextlib.ExitStack, *, new: bool
+) -> tuple[Run | None, bool]:
     """Return the run to go on with, if there is one, and whether it has a checkpoint; labels of a new one are checked."""
     run = None if new else _unfinished(root, plan.config, progress)
     if run is None:
         check_labels(plan.dataset, plan.config.task_list(), progress)
         return None, False
+    holding.enter_context(held(run))
     begun = has_checkpoint(run.search_folder / "checkpoint.pt")
     if not begun and plan.config.method.searches:
         progress.note(f"{run.name} was stopped before the first checkpoint of its search, which begins from the start")
@@ -171,10 +182,12 @@ def train_networks(run: Run, names: Sequence[str], progress: Progress, how: How,
     """
     for name in names:
         run.architecture(name)
-    for name in names:
-        said = train_network(run, name, progress, how)
-        if said is not None:
-            progress.note(said)
+    with contextlib.ExitStack() as holding:
+        how.parallel.decided(lambda: _hold(run, holding))
+        for name in names:
+            said = train_network(run, name, progress, how)
+            if said is not None:
+                progress.note(said)
     how.parallel.leave()
     if not speaks():
         return
@@ -183,6 +196,10 @@ def train_networks(run: Run, names: Sequence[str], progress: Progress, how: How,
     evaluate_networks(
         run, [*names, SEPARATE] if unmeasured and SEPARATE not in names else names, progress, device=device
     )
+
+
+def _hold(run: Run, holding: contextlib.ExitStack) -> None:
+    holding.enter_context(held(run))
 
 
 def evaluate_networks(

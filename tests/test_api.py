@@ -131,3 +131,25 @@ def test_no_number_of_images_is_taken_for_another(run: bmtas.Run) -> None:
             bmtas.evaluate(run, images=images)
     with pytest.raises(bmtas.UsageError, match="one is loaded at a time"):
         bmtas.load(run, ["found", "shared"])  # type: ignore[arg-type]
+
+
+def test_an_unknown_setting_is_told_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(bmtas.UsageError, match="unknown setting 'warm_steps'; did you mean 'warmup_steps'"):
+        bmtas.search("4MMAdds", data="planted", backbone="tiny", runs=tmp_path, search_settings={"warm_steps": 3})
+
+
+def test_one_process_at_a_time_works_on_a_run(run: bmtas.Run, tmp_path: Path) -> None:
+    """Another one holds it, really: it waits for a line on its input."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom bmtas.holding import held\nfrom bmtas.runs import Run\n"
+        "with held(Run(Path(sys.argv[1]))):\n    print('held', flush=True)\n    sys.stdin.readline()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(bmtas.UsageError, match="another process is at work on"):
+            bmtas.train(run, "found")
+        other.kill()  # whatever ends it, the system lets go
+    assert bmtas.train(run, "found")["networks"]["found"]["metrics"] is not None

@@ -125,7 +125,7 @@ def get_backbone(name: str) -> Backbone:
     meant = f"did you mean {close[0]!r}? " if close else ""
     raise UsageError(
         f"unknown backbone {name!r}; {meant}known: {', '.join(sorted(backbones))}, and torchvision's convolutional classifiers by their names, "
-        "such as resnet18; --plugin FILE brings one of your own"
+        "such as resnet18; `bmtas --plugin FILE ...` brings one of your own"
     )
 
 
