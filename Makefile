@@ -5,7 +5,7 @@ BMTAS := $(VENV)/bin/bmtas
 RUNS ?= runs
 BUDGET ?= 9GMAdds
 
-.PHONY: setup demo test test-slow lint verify-tensorrt clean
+.PHONY: setup demo test test-slow lint docs verify-tensorrt clean
 
 setup: $(VENV)/installed
 
@@ -34,6 +34,10 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Into site/, which can be opened from the disk; a dead link or anchor is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 # Builds, proves and measures engines on a PC with an NVIDIA GPU, and writes docs/tensorrt_report.md. The environment is one of its own:
 # constraints.txt pins the CPU's PyTorch and ONNX Runtime, so it is left out here, and the two variants of ONNX Runtime exclude
