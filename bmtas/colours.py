@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from bmtas.files import atomic_path
+from bmtas.files import PLACES, atomic_path
 from bmtas.tasks import IGNORE, Task, TaskKind
 
 Picture = npt.NDArray[np.uint8]
@@ -47,8 +47,11 @@ def limits_of(label: npt.NDArray[Any]) -> tuple[float, float]:
     return (float(valid.min()), float(valid.max())) if valid.size else (0.0, 1.0)
 
 
-def write_sheet(rows: Sequence[Sequence[Picture]], titles: Sequence[str], path: Path) -> None:
-    """Write pictures of equal size (H, W, 3) as rows under the titles of their columns, into the PNG file `path`."""
+def write_sheet(rows: Sequence[Sequence[Picture]], titles: Sequence[str], path: Path, option: str = PLACES) -> None:
+    """Write pictures of equal size (H, W, 3) as rows under the titles of their columns, into the PNG file `path`.
+
+    Raises EnvironmentProblem as `bmtas.files.atomic_path` does, which names `option`.
+    """
     height, width = rows[0][0].shape[:2]
     sheet = Image.new("RGB", (width * len(titles), _HEADER + height * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -57,7 +60,7 @@ def write_sheet(rows: Sequence[Sequence[Picture]], titles: Sequence[str], path: 
     for number, row in enumerate(rows):
         for column, tile in enumerate(row):
             sheet.paste(Image.fromarray(tile), (column * width, _HEADER + number * height))
-    with atomic_path(path) as temporary:
+    with atomic_path(path, option=option) as temporary:
         sheet.save(temporary, format="PNG")
 
 

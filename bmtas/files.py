@@ -18,6 +18,9 @@ from bmtas.errors import EnvironmentProblem, UsageError
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+PLACES = "--runs, --out"
+"""Options by which most commands choose where they write."""
+
 
 def cache_folder() -> Path:
     """Return where results that can always be had again are kept: $BMTAS_CACHE, or bmtas/ in the user's cache folder."""
@@ -26,10 +29,11 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
+def atomic_path(path: Path, keep: Path | None = None, option: str = PLACES) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only if the block ends well.
 
-    With `keep`, what was in `path` before is then found there. Raises EnvironmentProblem if the disk is full or the folder cannot be written; `path` is then untouched.
+    With `keep`, what was in `path` before is then found there. Raises EnvironmentProblem if the disk is full or the folder cannot be
+    written; `path` is then untouched, and the message names `option` as what chooses another place.
     """
     temporary = None
     try:
@@ -47,17 +51,18 @@ def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
             path.replace(keep)  # killed right after this, whoever reads finds what was there before under its new name
         temporary.replace(path)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise _explained(error, path, option) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, option: str = PLACES) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; it takes the place of `path`, and of all in it, only if the block ends well.
 
-    Raises EnvironmentProblem if the disk is full or the folder cannot be written; `path` is then untouched.
+    Raises EnvironmentProblem if the disk is full or the folder cannot be written, with `option` as in `atomic_path`; `path` is then
+    untouched.
     """
     temporary: Path | None = None
     try:
@@ -71,7 +76,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)  # mkdtemp makes folders private; a result is as readable as any other
         _take_place(temporary, path)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise _explained(error, path, option) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -100,15 +105,15 @@ def _take_place(new: Path, path: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _explained(error: OSError, path: Path) -> Exception:
+def _explained(error: OSError, path: Path, option: str = PLACES) -> Exception:
     """Turn a full disk or a forbidden folder into a message; other errors stay what they are."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentProblem(
             f"no space left for {path}; what was there before is untouched. Free some space, or choose another folder "
-            "with --runs, and start the same command again"
+            f"with {'--runs' if option == PLACES else option}, and start the same command again"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return EnvironmentProblem(f"cannot write {path}: {error}; choose a folder of your own (--runs, --out)")
+        return EnvironmentProblem(f"cannot write {path}: {error}; choose a folder of your own ({option})")
     return error
 
 
@@ -121,9 +126,9 @@ def file_hash(path: Path) -> str:
     return found.hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, option: str = PLACES) -> None:
+    """Write `text` to `path` atomically; raises as `atomic_path` does."""
+    with atomic_path(path, option=option) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -21,10 +21,11 @@ _SHORT = 40
 class Measured:
     """One trained and measured network. `metrics` are by task, then by the metric's name; None where nothing was valid.
 
-    `label` names its row, `method` the method alone; `costs` are by resource in base units; `settings` are those that decide the
+    `path` is its run's folder, whose name several runs may have. `label` names its row, `method` the method alone; `costs` are by resource in base units; `settings` are those that decide the
     network, but for the seed; `delta_m_percent` is None where it is undefined. `weight_steps` are all updates that its weights have had.
     """
 
+    path: str
     run: str
     network: str
     method: str
@@ -105,6 +106,7 @@ def measured_networks(run: Run, config: RunConfig) -> list[tuple[Measured, dict[
         latency = network_latency(bench, name)
         milliseconds = None if latency is None else float(latency["median_ms"])
         network = Measured(
+            path=str(run.path),
             run=run.name,
             network=name,
             method=label,

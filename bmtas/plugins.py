@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import sys
@@ -18,7 +19,8 @@ def load_plugin(path: Path) -> None:
     A run folder never names one: code is run only where the user says so. Raises UsageError if there is no such file or it fails, EnvironmentProblem if
     it needs a module that is not installed.
     """
-    path = path.expanduser()
+    with contextlib.suppress(RuntimeError):  # of a user who is not there
+        path = path.expanduser()
     if not path.is_file() or path.suffix != ".py":
         raise UsageError(f"plugin {path}: there is no such Python file; give the path of a file that ends in .py")
     name = _PREFIX + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]

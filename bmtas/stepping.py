@@ -47,7 +47,7 @@ def run_steps(
     have waited for images; too many are told to the user.
     """
     begun = saved = time.monotonic()
-    with stop_between_steps() as stop, parallel.together():
+    with stop_between_steps(lambda: progress.note("stopping after this step ...")) as stop, parallel.together():
         parallel.most([0])  # from here on a signal finds all processes ready for it
         if done:
             progress.note(f"continuing at step {done} of {total}")

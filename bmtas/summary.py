@@ -32,6 +32,20 @@ def delta_m(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: 
     return 100.0 * sum(gains) / len(gains)
 
 
+def undefined_reason(
+    metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: tuple[Task, ...]
+) -> str | None:
+    """Return in a few words why `delta_m` is None for these metrics; None where it is a number."""
+    zero = [task.name for task in tasks if baseline[task.name] == 0]
+    absent = [task.name for task in tasks if not math.isfinite(baseline[task.name])]
+    own = [task.name for task in tasks if not math.isfinite(metrics[task.name])]
+    told = [f"0 in {', '.join(zero)}"] if zero else []
+    told += [f"no value in {', '.join(absent)}"] if absent else []
+    if told:
+        return f"the separate networks have {' and '.join(told)}"
+    return f"the network has no value in {', '.join(own)}" if own else None
+
+
 def network_costs(run: Run, name: str) -> dict[str, float]:
     """Return the costs of a network of `run` by its table, by resource, in base units: exact, or for peaks a bound.
 
@@ -48,7 +62,8 @@ def network_costs(run: Run, name: str) -> dict[str, float]:
 def summarise_run(run: Run) -> dict[str, Any]:
     """Return the tree found and the costs, metrics, Delta_m and latency of every network of `run` that there is.
 
-    The tree is None while the search has not ended, what is not measured is None as well.
+    The tree is None while the search has not ended, what is not measured is None as well. Where Delta_m is None though the
+    network and the separate ones are measured, `delta_m_undefined` tells why in a few words.
     """
     tasks = run.config().task_list()
     names = [n for n in (SHARED, FOUND, SEPARATE) if n != FOUND or run.architecture_path.exists()]
@@ -59,10 +74,12 @@ def summarise_run(run: Run) -> dict[str, Any]:
     networks = {}
     for name in names:
         metrics = run.read_result(run.network(name) / "metrics.json")
+        gain, undefined = _gain(metrics, baseline, tasks)
         networks[name] = {
             "costs": network_costs(run, name),
             "metrics": metrics,
-            "delta_m_percent": _delta_of(metrics, baseline, tasks),
+            "delta_m_percent": gain,
+            "delta_m_undefined": undefined,
             "latency": network_latency(bench, name),
         }
     config = run.config()
@@ -101,16 +118,18 @@ def _wired(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _delta_of(metrics: dict[str, Any] | None, baseline: dict[str, Any] | None, tasks: tuple[Task, ...]) -> float | None:
-    """Delta_m of two metric files; None unless both were measured on the same images at the same size by today's metrics."""
+def _gain(
+    metrics: dict[str, Any] | None, baseline: dict[str, Any] | None, tasks: tuple[Task, ...]
+) -> tuple[float | None, str | None]:
+    """Delta_m of two metric files, or why there is none; neither where one is missing."""
     if metrics is None or baseline is None:
-        return None
+        return None, None
     if (metrics["size"], metrics["images"]) != (baseline["size"], baseline["images"]):
-        return None
+        return None, "the separate networks are measured on other images"
     if any(m["tasks"][task.name]["metric"] != task.metric for m in (metrics, baseline) for task in tasks):
-        return None  # an earlier version compared by another one
+        return None, "an earlier version measured another metric; `bmtas evaluate` measures anew"
     values, base = ({n: _float(e["value"]) for n, e in m["tasks"].items()} for m in (metrics, baseline))
-    return delta_m(values, base, tasks)
+    return delta_m(values, base, tasks), undefined_reason(values, base, tasks)
 
 
 def _float(value: float | None) -> float:

@@ -179,13 +179,20 @@ class Task:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Task:
-        """Inverse of `to_json`."""
-        fields = dict(data)
-        fields["kind"] = TaskKind.parse(fields["kind"])
-        fields["classes"] = tuple(fields["classes"])
-        if "own" in fields:
-            fields["own"] = OwnKind(**fields["own"])
-        return cls(**fields)
+        """Inverse of `to_json`. Raises UsageError for what is none."""
+        try:
+            fields = dict(data)
+            fields["kind"] = TaskKind.parse(fields["kind"])
+            fields["classes"] = tuple(fields["classes"])
+            if "own" in fields:
+                fields["own"] = OwnKind(**fields["own"])
+            if not all(isinstance(name, str) for name in (fields["name"], *fields["classes"])):
+                raise TypeError("names are texts")  # noqa: TRY301
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UsageError(
+                f"{data!r} is no task ({type(error).__name__}: {error}); expected what bmtas writes"
+            ) from None
 
 
 def select_tasks(tasks: tuple[Task, ...], names: list[str] | None) -> tuple[Task, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from bmtas.errors import UsageError
 from bmtas.kinds import Kind, find_kind
 from bmtas.losses import task_loss
-from bmtas.tasks import Task, TaskKind
+from bmtas.tasks import Task, TaskKind, invalid_value
 
 _SIDE = 16
 
@@ -29,17 +30,23 @@ def _try(task: Task, kind: Kind) -> None:
     label = _label(task, generator)
     try:
         loss = task_loss(task, prediction, label)
+        gradient = _gradient(loss, prediction)
         metric = kind.score(task)
         metric.update(prediction.detach(), label)
         found = metric.compute()
         metric.close()
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(kind, f"on a batch of two images it fails with {type(error).__name__}: {error}") from error
-    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+    if gradient is None or not isinstance(loss, Tensor) or loss.dim():
         raise _broken(
             kind, f"its loss gave {_told(loss)}; it must be a tensor of one number that depends on the prediction"
+        )
+    if not (math.isfinite(float(loss.detach())) and torch.isfinite(gradient).all()):
+        raise _broken(
+            kind,
+            f"its loss is {float(loss.detach()):g} on labels of which a quarter is invalid; leave invalid ones out",
         )
     if not isinstance(found, dict) or kind.metric not in found:
         raise _broken(
@@ -50,8 +57,22 @@ def _try(task: Task, kind: Kind) -> None:
         raise _broken(kind, f"its score gave {found!r}; each value must be a plain number: float(...)")
 
 
+def _gradient(loss: object, prediction: Tensor) -> Tensor | None:
+    """Return the gradient of `loss` at `prediction`, None where it does not depend on it."""
+    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+        return None
+    return torch.autograd.grad(loss, prediction, allow_unused=True)[0]
+
+
 def _label(task: Task, generator: torch.Generator) -> Tensor:
-    """Return labels of two images in the form of `bmtas.tasks`, all valid."""
+    """Return labels of two images in the form of `bmtas.tasks`; of dense ones the upper quarter is invalid."""
+    label = _valid(task, generator)
+    if task.dense:
+        label[..., : _SIDE // 4, :] = invalid_value(task.kind)
+    return label
+
+
+def _valid(task: Task, generator: torch.Generator) -> Tensor:
     if task.kind is TaskKind.CLASSIFICATION:
         return torch.randint(task.channels, (2,), generator=generator)
     if task.kind is TaskKind.NORMALS:

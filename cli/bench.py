@@ -92,6 +92,8 @@ def bench_command(
 
     Example: bmtas bench model.onnx --percentiles 50,90,99 --time-cap 60
     """
+    from bmtas.runs import open_run
+    from cli.next_step import Following, say_next
     from export.bench.gates import parse_gate
     from export.bench.options import BenchOptions, parse_numbers, parse_threads, parse_warmup, rules_of
     from export.predict import parse_rates
@@ -120,6 +122,9 @@ def bench_command(
         _write_tables(report, csv, markdown)
     _show(report, json)
     _judge(report, gates, strict)
+    if not files:
+        following = Following("report", run_is_argument=True)
+        say_next(following, open_run(runs, run), run, runs, silent=quiet or json == "-")
 
 
 def _measured(

@@ -75,7 +75,7 @@ def show_comparison(found: list[Any], console: Any) -> None:
                 f"{c.second.answers.median_ms:.4g}",
                 f"{c.ratio.value:.3f}",
                 "too few" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}",
-                c.verdict + ("" if c.first.answers.stable and c.second.answers.stable else " (unstable)"),
+                c.verdict,
             ]
         )
     names = ["network", "first ms", "second ms", "first / second", "interval", "verdict"]

@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from bmtas.errors import UsageError, nearest
+from bmtas.errors import EnvironmentProblem, UsageError, nearest
 from bmtas.plugins import load_plugin
 from cli.console import err, verbose
 from cli.groups import DefaultGroup
@@ -38,7 +38,12 @@ PLUGINS = "plugins"
 def find_configuration(asked: Path | None) -> Path | None:
     """Return the file that holds: the one asked for, or the one of this folder, or None. Raises UsageError if the one asked for is missing."""
     if asked is None:
-        return Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
+        try:
+            return Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot look into the folder {Path().absolute()}: {error.strerror}; start in another one"
+            ) from None
     if not asked.exists() or asked.is_dir():
         raise UsageError(
             f"--config {asked}: there is no such file; it is a TOML file with a table per command (/dev/null for no settings)"
@@ -78,7 +83,7 @@ def read_configuration(path: Path, context: typer.Context) -> tuple[dict[str, An
     value that its option does not take.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML: {error}") from None
     plugins = content.pop(PLUGINS, [])
@@ -96,12 +101,16 @@ def read_configuration(path: Path, context: typer.Context) -> tuple[dict[str, An
 class _Reader:
     def __init__(self, path: Path, context: typer.Context) -> None:
         self._path, self._context = path, context
+        invoked = context.invoked_subcommand
+        self._bound = (
+            ("sweep", "search") if invoked == "sweep" else (invoked,)
+        )  # a sweep passes options on to its searches
 
     def check_shared(self, shared: Mapping[str, Any]) -> None:
         known = {name for command in _leaves(self._context.command) for name in _options(command)}
         root: Any = self._context.command
         for key in shared:
-            if key in root.commands:
+            if key in root.commands and key not in known:
                 raise self._no_table((key,))
             if _dashed(key) not in known:
                 raise UsageError(
@@ -122,7 +131,7 @@ class _Reader:
             if hasattr(command, "commands"):
                 defaults[name] = self.group(command, shared, values, place)
                 continue
-            if name == DefaultGroup.DEFAULT and isinstance(group, DefaultGroup):
+            if isinstance(group, DefaultGroup) and name == group.DEFAULT:
                 values, place, own = {**own, **values}, where, {}
             defaults[name] = self._command(command, shared, values, place)
             if place == where:
@@ -153,7 +162,7 @@ class _Reader:
         for key, value in shared.items():
             option = options.get(_dashed(key))
             # What stands at the top is for many commands, and need not be fit for one that is not run now.
-            if option is not None and where[0] == self._context.invoked_subcommand:
+            if option is not None and where[0] in self._bound:
                 defaults[option.name] = self._value(option, value, f"{key} = {value!r}, for {' '.join(where)}")
         for key, value in values.items():
             option = options[_dashed(key)]
@@ -187,12 +196,12 @@ def _leaves(command: Any) -> Iterator[Any]:
 
 
 def _options(command: Any) -> dict[str, Any]:
-    """Return the options of a command by the names that are typed, without dashes before them."""
+    """Return the options of a command by the names that are typed, without dashes before them; hidden ones are no settings."""
     return {
         name.removeprefix("--"): option
         for option in command.params
         for name in option.opts
-        if name.startswith("--") and name != "--help"
+        if name.startswith("--") and name != "--help" and not option.hidden
     }
 
 

@@ -68,7 +68,7 @@ def emit_json(data: dict[str, Any], target: str) -> None:
     elif Path(target).exists() and not Path(target).is_file():
         Path(target).write_text(text, encoding="utf-8")  # a pipe or a device is written to, not replaced
     else:
-        write_text(Path(target), text)
+        write_text(Path(target), text, "--json")
 
 
 def parse_size(text: str | None, option: str) -> tuple[int, int] | None:

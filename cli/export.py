@@ -124,6 +124,7 @@ def export_command(
     from bmtas.runs import open_run
     from cli.console import ShownProgress, emit_json, out
     from cli.networks import chosen_networks
+    from cli.next_step import after_export, say_next
     from export.deliver import check_formats, export_network
     from export.exporting import Delivery
     from export.formats import parse_formats, parse_precisions
@@ -190,6 +191,10 @@ def export_command(
         codes = [error.exit_code for error in failures]
         told.exit_code = ParityError.exit_code if ParityError.exit_code in codes else codes[0]
         raise told
+    made = [artefact for delivery in deliveries.values() for artefact in delivery.artefacts]
+    following = after_export(chosen, [a.path for a in made if (a.precision, a.path.suffix) != ("bf16", ".onnx")])
+    if following is not None and remote is None:  # what was built elsewhere is measured there
+        say_next(following, chosen, run, runs, silent=quiet or json == "-")
 
 
 def _as_json(run: str, deliveries: dict[str, Any]) -> dict[str, Any]:

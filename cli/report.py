@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Json, Runs
+from cli.options import DEFAULT_RUNS, Json, RunName, Runs
 
 
 def report_command(
@@ -18,6 +18,7 @@ def report_command(
             help="Names, numbers or paths of runs; the latest one if left out. Several share one file.",
         ),
     ] = None,
+    run: RunName = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -39,7 +40,9 @@ def report_command(
     from cli.console import emit_json, err, out
     from export.report.write import NAME, make_report, write_report
 
-    chosen = [open_run(runs, name) for name in names] if names else [open_run(runs, None)]
+    if names and run is not None:
+        raise UsageError(f"--run {run} and RUN {' '.join(names)} both say which run is meant; give one of the two")
+    chosen = [open_run(runs, name) for name in names] if names else [open_run(runs, run)]
     report = make_report(chosen)
     path = output or (chosen[0].path if len(report.pages) == 1 else runs) / NAME
     write_report(report, path)

@@ -163,6 +163,7 @@ def search_command(
     from bmtas.runs import FOUND, open_run
     from bmtas.workflow import run_search
     from cli.console import ShownProgress, emit_json, out, parse_settings, parse_size
+    from cli.next_step import Following, say_next
     from cli.plan_view import show_plan
     from cli.show import render_run
     from export.latency.keeping import metered
@@ -246,3 +247,4 @@ def search_command(
         emit_json({"run": str(run.path), **read_json(run.architecture_path, 1)}, json)
     if json != "-":
         render_run(run, out())
+    say_next(Following("train"), run, None, runs, silent=quiet or json == "-")

@@ -9,6 +9,9 @@ import typer
 from cli.options import DEFAULT_RUNS, Json, RunName, Runs
 from cli.wired import wired_view
 
+_UNUSED = 0.1
+"""A searched tree that leaves more of its budget than this share unused is explained."""
+
 
 def show_command(
     run: RunName = None,
@@ -100,10 +103,9 @@ def render_run(run: Any, console: Any) -> None:
             console.print(derived, markup=False, soft_wrap=True)
     elif config.method is not Method.BRANCHED:
         console.print(f"method: {config.method.value}, no search{_how(run)}", markup=False, soft_wrap=True)
-    elif tree and all(count == 1 for count in tree.group_counts):
-        console.print(
-            "this is the all-shared network: the most probable one of the search, though the budget allows more"
-        )
+    elif tree:
+        for line in left_over(run, tree, costs):
+            console.print(line, markup=False, soft_wrap=True)
     if found.get("exact") is False:
         gap = found.get("gap")
         bound = "" if gap is None else f", up to e^{gap:.3g} times as probable"
@@ -112,6 +114,42 @@ def render_run(run: Any, console: Any) -> None:
         )
     if tree:
         console.print(_sharing(tree))
+
+
+def left_over(run: Any, tree: Any, costs: dict[str, float]) -> list[str]:
+    """Return what to say of a searched tree that is all shared, or that leaves more than a tenth of each budget unused."""
+    from bmtas.config import Decode
+    from costs.units import format_quantity, parse_budget
+
+    config = run.config()
+    budgets = [parse_budget(text) for text in config.budgets]
+    used = [costs[budget.resource.value] / budget.value for budget in budgets]
+    told = ["this is the all-shared network"] if all(count == 1 for count in tree.group_counts) else []
+    if not used or max(used) >= 1 - _UNUSED or config.decode is not Decode.BEST:
+        return told
+    fullest = budgets[used.index(max(used))].resource
+    expected = _expected(run).get(fullest.value)
+    mean = (
+        ""
+        if expected is None
+        else f": the search ended with an expected cost of {format_quantity(expected, fullest)}, the mean over many trees"
+    )
+    return [
+        *told,
+        f"{1 - max(used):.0%} of the budget is unused{mean}; handed over is the most probable tree within the budget",
+        f"`bmtas sweep --decode {run.path}` lists the most probable tree of each budget",
+    ]
+
+
+def _expected(run: Any) -> dict[str, float | None]:
+    """Return the expected costs that the search ended with, by resource; none where its probabilities are not at hand."""
+    from bmtas.errors import UsageError
+    from bmtas.expectation import expected_totals, read_probabilities
+
+    try:
+        return expected_totals(run.table(), read_probabilities(run))
+    except UsageError:  # `show --expected` says what is wrong with them; the tree is whole without
+        return {}
 
 
 def _how(run: Any) -> str:
@@ -187,7 +225,7 @@ def render_results(run: Any, console: Any) -> None:
         view.add_column(f"{task.name}\n{task.metric} {'↑' if task.higher_is_better else '↓'}", justify="right")
     view.add_column("Delta_m %", justify="right")
     view.add_column("ONNX ms", justify="right")
-    constants = None
+    constants, missing = None, False
     for name, entry in summary["networks"].items():
         metrics = entry["metrics"]
         cells = ["-"] * len(tasks)
@@ -195,6 +233,7 @@ def render_results(run: Any, console: Any) -> None:
             constants = metrics
             cells = [_number(metrics["tasks"][t.name]["value"]) for t in tasks]
         delta, latency = entry["delta_m_percent"], entry["latency"]
+        missing |= metrics is None or latency is None or (delta is None and entry["delta_m_undefined"] is None)
         view.add_row(
             f"[bold]{name}[/]" if name == "found" else name,
             *(format_quantity(entry["costs"][r.value], r) if r.value in entry["costs"] else "-" for r in resources),
@@ -207,12 +246,27 @@ def render_results(run: Any, console: Any) -> None:
         view.add_section()
         view.add_row("best constant", *[""] * len(resources), *cells, "", "")
         height, width = constants["size"]
-        view.caption = (
-            f"metrics on {constants['images']} validation images at {height}x{width}; '-' is not measured yet"
+        view.caption = f"metrics on {constants['images']} validation images at {height}x{width}" + (
+            "; '-' is not measured yet" if missing else ""
         )
     else:
         view.caption = "'-' is not measured yet: bmtas train --network all, bmtas export --network all, bmtas bench"
     console.print(view)
+    for line in _undefined(summary["networks"]):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _undefined(networks: dict[str, Any]) -> list[str]:
+    """Return why networks that are measured have no Delta_m, a line per reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, entry in networks.items():
+        if entry["delta_m_undefined"] is not None:
+            reasons.setdefault(entry["delta_m_undefined"], []).append(name)
+    measured = [name for name, entry in networks.items() if entry["metrics"] is not None]
+    return [
+        f"Delta_m {'' if names == measured else 'of ' + ', '.join(names) + ' '}is undefined: {reason}"
+        for reason, names in reasons.items()
+    ]
 
 
 def _milliseconds(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -24,6 +24,7 @@ def train_command(
         ),
     ] = "backbone",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained and stop.")] = False,
+    train_steps: Annotated[Optional[str], typer.Option("--train-steps", hidden=True)] = None,  # noqa: UP045
     compiled: Compile = False,
     device: Device = "auto",
     run: RunName = None,
@@ -47,8 +48,14 @@ def train_command(
     from bmtas.workflow import train_networks
     from cli.console import ShownProgress, emit_json, out
     from cli.networks import chosen_networks
+    from cli.next_step import after_training, say_next
     from cli.show import render_results
 
+    if train_steps is not None:
+        raise UsageError(
+            "--train-steps belongs to `bmtas search`: how long to train is part of a run, so that all its networks are trained "
+            f"alike; start another run by `bmtas search ... --train-steps {train_steps}`"
+        )
     if init not in ("backbone", "search"):
         raise UsageError(f"unknown --init {init!r}; {nearest(init, ['backbone', 'search'])}")
     chosen = open_run(runs, run)
@@ -74,6 +81,7 @@ def train_command(
         emit_json(summarise_run(chosen), json)
     if json != "-":
         render_results(chosen, out())
+    say_next(after_training(chosen, names), chosen, run, runs, silent=quiet or json == "-")
 
 
 def _describe(run: Run, names: Sequence[str], json: str | None) -> None:

@@ -68,7 +68,7 @@ def run_of(root: Path, method: Method, seed: int, values: tuple[float, float | N
     groupings = {Method.SINGLE: [alone, alone], Method.SHARED: [together, together]}.get(method, [together, alone])
     architecture = {
         "schema_version": 1,
-        "method": "branched",
+        "method": method.value,
         "backbone": config.backbone,
         "tasks": ["seg", "depth"],
         "shared_stem": method is not Method.SINGLE,

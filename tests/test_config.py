@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bmtas.config import PRESETS, Preset, SearchSettings, TrainSettings, reduced_size
+from bmtas.errors import UsageError
+from bmtas.tasks import Task, TaskKind
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,10 @@ def test_train_settings_out_of_range_are_refused(field: str, value: int) -> None
     good = PRESETS[Preset.QUICK].train.model_dump()
     with pytest.raises(ValidationError, match=field):
         TrainSettings.model_validate({**good, field: value})
+
+
+@pytest.mark.parametrize("change", [{"loss_weight": None}, {"classes": 3}, {"kind": [1]}, {"name": True}, {"more": 1}])
+def test_a_task_of_another_form_is_named(change: dict[str, object]) -> None:
+    stored = {**Task(name="depth", kind=TaskKind.DEPTH).to_json(), **change}
+    with pytest.raises(UsageError, match=r"is no task|unknown task kind"):
+        Task.from_json(stored)

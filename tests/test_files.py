@@ -275,3 +275,11 @@ def test_what_is_appended_after_a_cut_line_is_kept(tmp_path: Path) -> None:
     append_line(path, {"step": 1})
     append_line(path, {"step": 2})
     assert read_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+def test_the_message_names_the_option_that_chooses_the_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    with pytest.raises(EnvironmentProblem, match=r"cannot write .*choose a folder of your own \(--picture\)"):
+        write_text(tmp_path / "file/look.png", "", "--picture")
+    with pytest.raises(EnvironmentProblem, match=r"\(--runs, --out\)"):
+        write_text(tmp_path / "file/run.json", "")

@@ -144,6 +144,26 @@ def test_a_metric_without_a_number_has_no_delta(run: Run) -> None:
     assert summarise_run(run)["networks"][SHARED]["delta_m_percent"] is None
 
 
+def test_why_there_is_no_delta_m_though_all_is_measured(run: Run) -> None:
+    def reason() -> str | None:
+        entry = summarise_run(run)["networks"][SHARED]
+        assert entry["delta_m_percent"] is None
+        told: str | None = entry["delta_m_undefined"]
+        return told
+
+    measure(run, SHARED, 0.5, None)
+    assert reason() is None  # the separate networks are not measured yet
+    measure(run, SEPARATE, 0.5, 2.0)
+    assert reason() == "the network has no value in b"
+    measure(run, SEPARATE, 0.0, None)
+    assert reason() == "the separate networks have 0 in a and no value in b"
+    measure(run, SEPARATE, 0.5, 2.0, size=32)
+    assert reason() == "the separate networks are measured on other images"
+    measure(run, SEPARATE, 0.5, 2.0)
+    measure(run, SHARED, 0.5, 2.0)
+    assert summarise_run(run)["networks"][SHARED]["delta_m_undefined"] is None
+
+
 def test_latency_is_that_of_the_network_in_onnx_runtime(run: Run) -> None:
     timing = {"provider": "CPU", "samples": 50, "p90_ms": 3.0, "spread": 0.01, "more": 1}
     results = [

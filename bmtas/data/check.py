@@ -12,7 +12,7 @@ from pathlib import Path
 from bmtas.data.chosen import labelled, require_labelled, splits_of, spread
 from bmtas.data.downloads.base import Download
 from bmtas.data.folder import FolderDataset
-from bmtas.data.protocol import Dataset
+from bmtas.data.protocol import Dataset, Sample
 from bmtas.errors import BmtasError, UsageError
 from bmtas.files import cache_folder, write_text
 from bmtas.progress import Progress
@@ -124,23 +124,26 @@ def check(
     tasks: Sequence[str] | None = None,
     limit: int | None = None,
     tick: Callable[[], None] = lambda: None,
+    look: Callable[[Sample], object] = lambda _: None,
 ) -> Iterator[str]:
     """Load images with their labels and yield each problem as one message; do not stop at the first.
 
     `tasks` names the labels that are read (None: all); `limit` and `tasks` choose the images as `to_check` does; `tick` is
-    called after each image. Files of a download that are not there are no problem here: `Download.missing` tells them.
+    called after each image, `look` with each one that is in order, from several threads. Files of a download that are not there are no problem here: `Download.missing` tells them.
     """
     names = [task.name for task in dataset.tasks] if tasks is None else list(tasks)
     jobs = to_check(dataset, names, limit)
     with ThreadPoolExecutor(max_workers=2) as pool:  # decoding releases the interpreter for most of its time
-        for found in pool.map(lambda job: _problems(dataset, job[0], job[1], names), jobs):
+        for found in pool.map(lambda job: _problems(dataset, job[0], job[1], names, look), jobs):
             yield from found
             tick()
 
 
-def _problems(dataset: Dataset, split: str, index: int, names: Sequence[str]) -> list[str]:
+def _problems(
+    dataset: Dataset, split: str, index: int, names: Sequence[str], look: Callable[[Sample], object]
+) -> list[str]:
     """Return what is wrong with an image and its labels."""
-    if _problem(dataset, split, index, names) is None:
+    if _problem(dataset, split, index, names, look) is None:
         return []
     # Task by task: a load stops at its first problem; a broken image breaks all: say it once.
     found = (_problem(dataset, split, index, tasks) for tasks in ([], *([name] for name in names)))
@@ -149,9 +152,11 @@ def _problems(dataset: Dataset, split: str, index: int, names: Sequence[str]) ->
     return [problem for problem in problems if not any(str(path) in problem for path in absent)]
 
 
-def _problem(dataset: Dataset, split: str, index: int, tasks: Sequence[str]) -> str | None:
+def _problem(
+    dataset: Dataset, split: str, index: int, tasks: Sequence[str], look: Callable[[Sample], object] = lambda _: None
+) -> str | None:
     try:
-        dataset.load(split, index, size=dataset.size, tasks=tasks)
+        look(dataset.load(split, index, size=dataset.size, tasks=tasks))
     except UsageError as error:
         return str(error)
     return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bmtas.data.absent import Seen
 from bmtas.data.check import causes, check, to_check
 from bmtas.data.chosen import labelled, splits_of, spread
 from bmtas.data.downloads.base import Download
@@ -66,7 +67,7 @@ class DataReport:
     Attributes:
         name, variant: the data set, and in which form it is here.
         root: the folder in which it stands; None for generated data.
-        remarks: what a user of this variant should know.
+        remarks: what a user of this variant should know, and which classes no label that was read holds.
         size: (height, width) to work at.
         splits, tasks: what is there.
         missing: the files that should be there and are not, but for labels of tasks that are left out.
@@ -142,12 +143,14 @@ def inspect(
     total = sum(images.values())
     read = len(to_check(dataset, names, per_split))
     progress.start("read images", read)
-    problems = list(check(dataset, tasks=names, limit=per_split, tick=progress.advance))
+    seen = Seen([task for task in dataset.tasks if task.name in names])
+    problems = list(check(dataset, tasks=names, limit=per_split, tick=progress.advance, look=seen.add))
+    whole = read == sum(len(labelled(dataset, split, names)) for split in splits)
     return DataReport(
         name=dataset.name,
         variant=_variant(dataset),
         root=_root(dataset),
-        remarks=layout.remarks if layout else (),
+        remarks=(*(layout.remarks if layout else ()), *seen.remarks(whole=per_split is None or whole)),
         size=dataset.size,
         splits=tuple(SplitReport(split, count, expected.get(split)) for split, count in images.items()),
         tasks=tuple(

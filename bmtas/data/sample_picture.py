@@ -31,7 +31,7 @@ def draw_sample(sample: Sample, tasks: tuple[Task, ...], path: Path) -> int:
             titles.append(title)
             panels.append(panel)
     large = [np.repeat(np.repeat(panel, enlarged, axis=0), enlarged, axis=1) for panel in panels]
-    write_sheet([large], titles, path)
+    write_sheet([large], titles, path, "--picture")
     return len(panels)
 
 

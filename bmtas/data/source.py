@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from bmtas.data.protocol import Dataset
@@ -72,11 +73,15 @@ def open_dataset(spec: str) -> Dataset:
         if download is not None:
             return download
         raise UsageError(
-            f"the folder {spec} holds no {MANIFEST_NAME} and none of the data sets that are known by their files:\n{EXPECTED}\n{_HOW_TO}"
+            f"the folder {spec} holds no {MANIFEST_NAME} and none of the data sets that are known by their files; "
+            f"`bmtas init {shlex.quote(spec)}` proposes a manifest.\nKnown by their files are:\n{EXPECTED}\n{_HOW_TO}"
         )
     if "/" in spec or "\\" in spec:
         raise UsageError(f"there is no file or folder {spec}; check the path")
+    known = nearest(spec, NAMES)
+    if known.startswith("did you mean"):  # a slip of the fingers, which asks for no lesson
+        raise UsageError(f"unknown data {spec!r}; {known}, a manifest (.yaml), or a folder")
     raise UsageError(
-        f"unknown data {spec!r}; {nearest(spec, NAMES)}, a manifest (.yaml), or a folder with one or with a data set as it is "
+        f"unknown data {spec!r}; {known}, a manifest (.yaml), or a folder with one or with a data set as it is "
         f"downloaded\n{_HOW_TO}"
     )

@@ -26,9 +26,16 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        """What can be said."""
+        """What can be said: nothing where one of the two had not come to rest."""
         if self.ratio.differs is None:
             return "too few samples to tell"
+        unstable = [
+            word
+            for word, result in (("the first", self.first), ("the second", self.second))
+            if not result.answers.stable
+        ]
+        if unstable:
+            return f"no verdict: {' and '.join(unstable)} {'is' if len(unstable) == 1 else 'are'} not stable"
         if not self.ratio.differs:
             return "no clear difference"
         return "the second is faster" if self.ratio.value > 1 else "the second is slower"

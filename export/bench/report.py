@@ -241,6 +241,16 @@ class Report(_Part):
             found.append(f"the device was throttled: {', '.join(self.conditions.throttle_reasons)}")
         return found
 
+    def verdict(self, ratio: RatioEntry) -> str:
+        """Return what can be said of two results: nothing where one of them, or both, had not come to rest."""
+        if ratio.differs is None:
+            return "too few samples to tell"
+        stable = {result.key: result.answers.stable for result in self.results}
+        unstable = [key for key in (ratio.first, ratio.second) if not stable[key]]
+        if unstable:
+            return f"no verdict: {' and '.join(unstable)} {'is' if len(unstable) == 1 else 'are'} not stable"
+        return "clearly different" if ratio.differs else "no clear difference"
+
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         return self.model_dump(mode="json")

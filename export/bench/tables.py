@@ -60,10 +60,9 @@ def remarks(report: Report) -> list[str]:
             )
     for ratio in report.ratios:
         interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
-        clear = {None: "too few samples to tell", True: "clearly different", False: "no clear difference"}[
-            ratio.differs
-        ]
-        found.append(f"{ratio.first} takes {ratio.ratio:.2f}{interval} times as long as {ratio.second}: {clear}")
+        found.append(
+            f"{ratio.first} takes {ratio.ratio:.2f}{interval} times as long as {ratio.second}: {report.verdict(ratio)}"
+        )
     return [*found, *report.notes]
 
 

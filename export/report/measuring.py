@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 from pathlib import Path
 
 from bmtas.config import Method
 from bmtas.errors import UsageError
 from bmtas.runs import FOUND, SEPARATE
+from bmtas.summary import undefined_reason
 from costs.units import Resource
 from export.bench.report import Result
 from export.bench.tables import header, remarks, rows, title
@@ -71,10 +73,12 @@ def gain_reason(told: Material) -> str:
         return "separate networks not measured"
     if (found.metrics.size, found.metrics.images) != (base.metrics.size, base.metrics.images):
         return "separate networks measured on other images"
-    zero = [task.name for task in told.tasks if not base.metrics.tasks[task.name].value]
-    if zero:
-        return f"undefined, for the separate networks have 0 in {', '.join(zero)}"
-    return "undefined, for a metric has no value or is another than today's"
+    values, relative = (
+        {name: math.nan if entry.value is None else entry.value for name, entry in measured.tasks.items()}
+        for measured in (found.metrics, base.metrics)
+    )
+    reason = undefined_reason(values, relative, told.tasks)
+    return f"undefined, for {reason}" if reason else "undefined, for a metric is another than today's"
 
 
 def _damaged(told: Material, path: Path) -> bool:

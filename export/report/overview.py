@@ -40,7 +40,7 @@ def compare(told: Sequence[Material]) -> tuple[Comparison | None, str]:
     except (UsageError, CostError) as error:
         return None, str(error)
     for material in told:
-        of_run = {n.network: n.delta_m_percent for n in comparison.networks if n.run == material.run.name}
+        of_run = {n.network: n.delta_m_percent for n in comparison.networks if n.path == str(material.run.path)}
         material.take_gains(of_run)
     return comparison, ""
 
@@ -62,20 +62,21 @@ def overview(told: Sequence[Material], pages: Sequence[RunPage], comparison: Com
 
 
 def _lines(told: Sequence[Material], comparison: Comparison | None, anchors: dict[Path, str]) -> list[_Line]:
-    compared = {(n.run, n.network): n for n in (comparison.networks if comparison is not None else ())}
+    compared = {(n.path, n.network): n for n in (comparison.networks if comparison is not None else ())}
+    shown = _told_apart([material.run.path for material in told])
     lines = []
     for material in told:
         config, run = material.config, material.run
         costs = {network.name: network.costs or {} for network in material.networks}
         for name in {FOUND: None, **dict.fromkeys(costs)}:
-            measured = compared.get((run.name, name))
+            measured = compared.get((str(run.path), name))
             if measured is None and name != FOUND:
                 continue
             method = config.method.value if measured is None else measured.label
             budgets = config.budgets if measured is None else measured.budgets
             lines.append(
                 _Line(
-                    run.name,
+                    shown[run.path],
                     anchors[run.path],
                     name,
                     method,
@@ -86,6 +87,17 @@ def _lines(told: Sequence[Material], comparison: Comparison | None, anchors: dic
                 )
             )
     return sorted(lines, key=lambda line: line.costs.get(Resource.MADDS.value, float("inf")))
+
+
+def _told_apart(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for each run folder: its own, with as many of the folders around it as tell it from the others."""
+    names = {path: path.name for path in paths}
+    for depth in range(2, max(len(path.resolve().parts) for path in paths)):
+        doubled = {name for name in names.values() if list(names.values()).count(name) > 1}
+        if not doubled:
+            break
+        names = {p: "/".join(p.resolve().parts[-depth:]) if n in doubled else n for p, n in names.items()}
+    return names
 
 
 def _table(lines: Sequence[_Line], comparison: Comparison | None) -> Table:

@@ -157,8 +157,14 @@ def commands(told: Material) -> tuple[list[str], list[str]]:
         found.append("bmtas train --init search")
     found += list(dict.fromkeys(line for network in told.networks for line in _exports(network, len(told.tasks))))
     if told.bench is not None:
-        found.append(told.bench.command or "bmtas bench")
+        found.append(_of_latest(told.bench.command or "bmtas bench"))
     return _joined_exports(found), notes
+
+
+def _of_latest(command: str) -> str:
+    """Return `command` without its run: made again, it is the latest one, and may have another number."""
+    words = shlex.split(command)
+    return shlex.join(word for word, before in zip(words, ["", *words], strict=False) if "--run" not in (word, before))
 
 
 def _exports(network: Network, count: int) -> list[str]:

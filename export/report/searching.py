@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from bmtas.expectation import RARE
@@ -45,7 +46,7 @@ def _chart(told: Material, resource: Resource, budget: Budget | None, identifier
     points = [
         (float(record["step"]), float(record[key]))
         for record in told.history
-        if isinstance(record.get(key), (int, float))
+        if isinstance(record.get(key), (int, float)) and math.isfinite(record[key])
     ]
     label = column_label(resource)
     if not points:

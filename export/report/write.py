@@ -88,4 +88,4 @@ def write_report(report: Report, path: Path) -> None:
     """
     if path.is_dir():
         raise UsageError(f"--output {path} is a folder; name a file in it, for example {path / NAME}")
-    write_text(path, render(report))
+    write_text(path, render(report), "--output")

@@ -23,6 +23,8 @@ from export.stopwatch.statistics import (
     student_t,
 )
 
+_LARGEST = 700.0
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -46,12 +48,14 @@ class Ratio:
 def in_turn_ratio(first: Measurement, second: Measurement, confidence: float = CONFIDENCE) -> Ratio:
     """Return the median of `first` over that of `second`, which were measured in the same rounds.
 
-    The interval comes from the ratios of both medians in each section of the rounds (see `statistics`): what slows both down at the
-    same time, as a machine's other work and its heat do, leaves each section's ratio alone.
+    The interval comes from the logarithms of the ratios of both medians in each section of the rounds (see `statistics`), so that it
+    stays above 0: what slows both down at the same time, as a machine's other work and its heat do, leaves each section's ratio alone.
     """
     pair = [np.asarray(m.latencies_ms) for m in (first, second)]
     ends = sections_of(len(pair[0]), min(len(first.window_ends), len(second.window_ends)))
-    return Ratio(first.median_ms / second.median_ms, sectioned(_quotient, pair, ends, confidence))
+    found = sectioned(_log_quotient, pair, ends, confidence)
+    interval = None if found is None else Interval(_exp(found.low), _exp(found.high), confidence)
+    return Ratio(first.median_ms / second.median_ms, interval)
 
 
 def in_turn_difference(
@@ -86,7 +90,7 @@ def apart_ratio(
         errors.append(float(np.std(logarithms, ddof=1)) / math.sqrt(len(parts)) * dependence(logarithms))
         degrees.append(len(parts) - 1)
     half = student_t(confidence, min(degrees)) * math.hypot(*errors)
-    return Ratio(value, Interval(value * math.exp(-half), value * math.exp(half), confidence))
+    return Ratio(value, Interval(value * _exp(-half), value * _exp(half), confidence))
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
@@ -99,8 +103,13 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "q1": quartiles[0], "q3": quartiles[2]}
 
 
-def _quotient(first: Numbers, second: Numbers) -> float:
-    return median(first) / median(second)
+def _log_quotient(first: Numbers, second: Numbers) -> float:
+    return math.log(median(first) / median(second))
+
+
+def _exp(logarithm: float) -> float:
+    """Return e to its power; of what no float holds, the largest one: JSON has no infinity."""
+    return math.exp(min(logarithm, _LARGEST))
 
 
 def _difference(first: Numbers, second: Numbers) -> float:

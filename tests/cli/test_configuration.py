@@ -165,3 +165,23 @@ def test_two_spellings_of_one_option_are_refused(bmtas: Callable[..., Any]) -> N
     write('[search]\ncosts = "a.json"\ntable = "b.json"\n')
     assert "costs and table are one option" in " ".join(bmtas("show").err.split())
     assert "no run under" in bmtas("--config", "/dev/null", "show").err
+
+
+def test_what_stands_at_the_top_reaches_the_searches_of_a_sweep(bmtas: Callable[..., Any]) -> None:
+    write('data = "planted"\nbackbone = "tiny"\n')  # `data` is a command, too
+    assert planned(bmtas)["backbone"] == "tiny"
+    result = bmtas("sweep", "--budget", "4MMAdds", "--dry-run")
+    assert result.code == 0, result.err
+    assert "--backbone tiny" in " ".join(result.out.split())
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(bmtas: Callable[..., Any]) -> None:
+    Path("bmtas.toml").write_text('runs = "marked"\n', encoding="utf-8-sig")
+    assert "marked" in bmtas("show").err
+
+
+def test_each_group_s_unnamed_command_is_its_own(bmtas: Callable[..., Any]) -> None:
+    write('[profile]\nbackbone = "tiny"\ndata = "planted"\n[profile.run]\nthreads = 1\n')
+    result = bmtas("profile", "--json", "-")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["backbone"] == "tiny"

@@ -201,7 +201,7 @@ def test_what_is_unknown_is_refused(bmtas: Callable[..., Any], tmp_path: Path, h
     (tmp_path / "photos").mkdir()
     result = bmtas("data", "check", tmp_path / "photos")
     assert (result.code, result.out) == (2, "")
-    assert "holds no manifest.yaml and none of the data sets that are known by their files:" in result.err
+    assert "holds no manifest.yaml and none of the data sets that are known by their files; `bmtas init " in result.err
     assert "Taskonomy: <building>/rgb/" in result.err
     result = bmtas("data", "check", "scense")
     assert result.code == 2

@@ -197,6 +197,9 @@ def mean(task: Any, prediction: Any, label: Any, counts: Any) -> Any:
         (lambda *a: 3.0, {"m": 1.0}, "its loss gave float"),
         (lambda *a: a[1].detach().mean(), {"m": 1.0}, "that depends on the prediction"),
         (lambda *a: 1 / 0, {"m": 1.0}, "fails with ZeroDivisionError"),
+        (lambda *a: torch.zeros((), requires_grad=True), {"m": 1.0}, "that depends on the prediction"),
+        (lambda *a: ((a[1][:, 0] - a[2]) ** 2).sum() / a[3][0], {"m": 1.0}, "leave invalid ones out"),
+        (lambda *a: sys.exit(3), {"m": 1.0}, "fails with SystemExit"),
     ],
 )
 def test_a_kind_that_would_break_later_is_told_before_a_run_begins(

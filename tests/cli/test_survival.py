@@ -104,6 +104,7 @@ def test_ctrl_c_ends_a_search_with_130_and_says_how_to_go_on(
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
     assert process.wait(timeout=120) == 130, rest
+    assert "stopping after this step ..." in rest
     assert "the same command goes on from here" in rest
     assert "Traceback" not in rest
     (run,) = tmp_path.iterdir()

@@ -254,9 +254,14 @@ def test_a_missing_root_is_named(tmp_path: Path) -> None:
 
 
 def test_open_dataset_knows_names_manifests_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown data 'scene'; did you mean 'scenes'"):
+    with pytest.raises(UsageError, match=r"unknown data 'scene'; did you mean 'scenes'.*or a folder$"):
         open_dataset("scene")
-    with pytest.raises(UsageError, match=r"(?s)holds no manifest\.yaml.*images: \{folder.*examples/own-data\.yaml"):
+    with pytest.raises(UsageError, match=r"(?s)unknown data 'photographs'.*examples/own-data\.yaml"):
+        open_dataset("photographs")
+    with pytest.raises(
+        UsageError,
+        match=r"(?s)holds no manifest\.yaml[^\n]*`bmtas init [^\n]*` proposes a manifest.*images: \{folder.*examples/own-data\.yaml",
+    ):
         open_dataset(str(tmp_path))
     with pytest.raises(UsageError, match="cannot read the manifest"):
         open_dataset(str(tmp_path / "none.yml"))

@@ -25,7 +25,7 @@ from cli.main import run  # noqa: E402
 
 SETTINGS = """
 [search]
-data = "my.yaml"
+data = "small.yaml"
 weights = "none"
 backbone = "tiny"
 search-size = "32x32"
@@ -152,7 +152,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     (folder / "bmtas.toml").write_text(SETTINGS, encoding="utf-8")
     write_photos(folder / "photos")
     shutil.copytree(folder / "photos" / "images", folder / "frames")
-    (folder / "my.yaml").write_text(MANIFEST, encoding="utf-8")
+    for name in ("small.yaml", "my.yaml"):
+        (folder / name).write_text(MANIFEST, encoding="utf-8")
     (folder / "stereo.yaml").write_text(STEREO, encoding="utf-8")
     (folder / "examples").symlink_to(root / "examples")
     return folder

@@ -147,3 +147,12 @@ def test_sections_that_resemble_their_neighbours_widen_the_interval_of_measureme
     half = scipy.stats.t.ppf(0.995, 9) * 3 * error
     assert math.log(found.interval.high / found.value) == pytest.approx(half)
     assert math.log(found.interval.low / found.value) == pytest.approx(-half)
+
+
+def test_the_interval_of_a_ratio_stays_above_0() -> None:
+    # Five rounds whose ratios are 1, 100, 1, 100 and 1: the standard deviation of their logarithms is ln 100 times sqrt(0.3).
+    found = in_turn_ratio(judge([1.0, 100.0, 1.0, 100.0, 1.0]), judge([1.0] * 5))
+    assert found.interval is not None
+    half = scipy.stats.t.ppf(0.995, 4) * math.log(100) * math.sqrt(0.3 / 5)
+    assert (found.value, found.interval.low) == (1.0, pytest.approx(math.exp(-half)))
+    assert found.interval.high == pytest.approx(math.exp(half))

@@ -39,7 +39,7 @@ def draw_samples(dataset: FolderDataset, count: int, path: Path) -> int:
         top += row.height
     mark = PngInfo()
     mark.add_text(*SOFTWARE)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, option="--picture") as temporary:
         sheet.save(temporary, format="PNG", pnginfo=mark)
     return len(rows)
 

@@ -49,7 +49,7 @@ def write_proposal(
     needed = _needs_links(proposal) or _needs_lists(proposal)
     if needed and (companion.exists() or companion.is_symlink()):
         check_own_folder(companion)
-    with atomic_path(output) as temporary, _companion(companion if needed else None) as place:
+    with atomic_path(output, option="--output") as temporary, _companion(companion if needed else None) as place:
         if place is not None:
             _fill(proposal, place)
         temporary.write_text(render(proposal, output, place), encoding="utf-8")
@@ -161,7 +161,7 @@ def _companion(path: Path | None) -> Iterator[Path | None]:
     if path is None:
         yield None
     else:
-        with atomic_folder(path) as folder:
+        with atomic_folder(path, "--output") as folder:
             yield folder
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bmtas.errors import UsageError
 from export.bench.compare import compare_reports, to_json
-from export.bench.report import Energy, Report
+from export.bench.report import Energy, RatioEntry, Report
 from export.bench.tables import as_csv, as_markdown, remarks
 from tests.export.bench.conftest import identity
 
@@ -95,3 +95,19 @@ def test_throttling_that_cannot_be_told_is_told(report: Make, noise: Noise) -> N
     assert any("cannot be told" in text for text in remarks(report({KEY: noise(10.0)})))
     said = remarks(report({KEY: noise(10.0)}, throttled=True))
     assert "not met: the device was throttled: gpu: heat" in said
+
+
+def test_of_what_is_not_stable_no_verdict_is_given(report: Make, noise: Noise) -> None:
+    calm, wild = "a/onnxruntime", "b/openvino"
+    drifting = [5.0 * (1 + i / 100) for i in range(200)]
+    made = report({calm: noise(10.0), wild: drifting})
+    assert [r.compute.stable for r in made.results] == [True, False]
+    ratio = RatioEntry(first=wild, second=calm, ratio=0.99, low=0.2, high=0.9, confidence=0.99, differs=True)
+    (said,) = (text for text in remarks(made.model_copy(update={"ratios": [ratio]})) if " times as long as " in text)
+    assert said.endswith("times as long as a/onnxruntime: no verdict: b/openvino is not stable")
+    slower = report({calm: [2 * ms for ms in drifting], wild: drifting})
+    first, second = compare_reports(made, slower)
+    assert (first.verdict, second.verdict) == (
+        "no verdict: the second is not stable",
+        "no verdict: the first and the second are not stable",
+    )

@@ -327,3 +327,36 @@ def test_the_page_is_whole_and_its_links_lead_somewhere(
     named = [found["aria-labelledby"].split() for name, found in page.elements if name == "svg"]
     assert named
     assert {name for names in named for name in names} <= set(ids)
+
+
+def test_a_run_is_named_as_in_the_other_commands(runs: Any, tmp_path: Any, bmtas: Callable[..., Any]) -> None:
+    places = ("--runs", runs, "--output", tmp_path / "one.html")
+    assert bmtas("report", "--run", 2, *places).code == 0
+    assert "002-" in (tmp_path / "one.html").read_text(encoding="utf-8")
+    answer = bmtas("report", 1, "--run", 2, *places)
+    assert answer.code == 2
+    assert "--run 2 and RUN 1 both say which run is meant" in " ".join(answer.err.split())
+
+
+def test_two_runs_of_one_name_keep_their_own_numbers(
+    made: Copy, tmp_path: Any, bmtas: Callable[..., Any], parsed: Callable[..., Any]
+) -> None:
+    folders, values = [], (12.5, 37.25)
+    for name, value in zip(("one", "two"), values, strict=True):
+        copy = made(1, name)
+        folder = tmp_path / "roots" / name / "001-same"
+        shutil.copytree(copy.path, folder)
+        metrics = json.loads((folder / "networks/found/metrics.json").read_text())
+        first = next(iter(metrics["tasks"].values()))
+        first["value"] = value
+        (folder / "networks/found/metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        config = json.loads((folder / "run.json").read_text())
+        config["seed"] = len(folders)
+        (folder / "run.json").write_text(json.dumps(config), encoding="utf-8")
+        folders.append(folder)
+    answer = bmtas("report", *folders, "--output", tmp_path / "both.html")
+    assert answer.code == 0, answer.err
+    head, *rows = parsed(tmp_path / "both.html").tables["Networks of all runs, the cheapest first"]
+    place = next(i for i, title in enumerate(head) if title.startswith("Delta_m")) + 1  # the first task's metric
+    told = {row[0]: row[place] for row in rows if row[place] in ("12.50", "37.25")}
+    assert told == {"one/001-same": "12.50", "two/001-same": "37.25"}
