@@ -12,10 +12,14 @@ from cli.options import DEFAULT_RUNS, Json, Quiet, Runs
 
 JOB_CODE = "from cli.sweep import job_main; job_main()"
 """What a job's process runs, with the path of its lock and the command's arguments after it."""
+_CHECK_CODE = "from cli.sweep import check_main; check_main()"
+"""What runs several commands one after another, with the paths of what is asked and of the answers after it."""
 _COMMAND_CODE = "import sys; sys.argv[0] = 'bmtas'; from cli.main import main; main()"
 """What runs a command that nobody has to stop."""
 _OWN = ("budget", "method", "seed", "decode", "dry_run", "new", "runs", "json", "quiet", "reference")
 """Parameters of `bmtas search` that a sweep decides itself."""
+_NOT_TAKEN = {"decode": "best", "reference": None, "dry_run": False, "new": False}
+"""Parameters of `bmtas search` that a sweep cannot take from its table of the settings file, unless they are these."""
 _OF_DECODING = {"decode", "budget", "points", "runs", "json", "quiet"}
 
 
@@ -99,19 +103,24 @@ def sweep_command(
     from cli.sweep_view import show_decoded
 
     typed = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
-    if decode is not None:
+    told = _own_table(context)
+    if "decode" in told:
+        raise UsageError("[sweep] decode of the settings file would make every sweep a decoding; type --decode instead")
+    if decode is not None and "decode" in typed:
         if context.args or typed - _OF_DECODING:
             raise UsageError(
                 "--decode takes --budget, --points, --runs, --json and --quiet alone: nothing is searched or trained for it"
             )
-        show_decoded(decode, runs, budget or [], points, json, quiet=quiet)
+        show_decoded(decode, runs, (budget or []) if "budget" in typed else [], points, json, quiet=quiet)
         return
-    if typed & {"points", "runs"}:
-        raise UsageError("--points and --runs go with --decode; a sweep keeps its runs in its own folder (--sweeps)")
+    if typed & {"points", "runs"} or "runs" in told:
+        raise UsageError(
+            "--points and --runs go with --decode; a sweep keeps its runs in its own folder (--sweeps), so [sweep] of a settings file has no runs"
+        )
     if bench and not train:
         raise UsageError("--bench measures trained networks; leave --no-train out")
     ask = _Ask(context, train=train, bench=bench, threads=threads, workers=workers, quiet=quiet)
-    spec = ask.spec(budget or [], method or ["branched"], seed or [0])
+    spec = ask.spec(budget, method, seed)
     _run(spec, ask, root=sweeps, name=name, ray=ray, retries=retries, new=new, dry_run=dry_run, json=json)
 
 
@@ -122,20 +131,34 @@ class _Ask:
         self, context: typer.Context, *, train: bool, bench: bool, threads: int | None, workers: int | None, quiet: bool
     ) -> None:
         self.train, self.bench, self.threads, self.workers, self.quiet = train, bench, threads, workers, quiet
-        self.options = _passed_on(context)
+        self.of_search = {} if context.parent is None else (context.parent.default_map or {}).get("search", {})
+        self.options = _passed_on(context, self.of_search)
         self.plugins = _plugins(context)
 
-    def spec(self, budgets: list[str], methods: list[str], seeds: list[int]) -> Any:
-        """Return the specification; its budgets are empty where none was given."""
+    @property
+    def not_taken(self) -> list[str]:
+        """What of the table of `bmtas search` in the settings file a sweep has no use for, in words for the user."""
+        names = [name for name, without in _NOT_TAKEN.items() if self.of_search.get(name, without) != without]
+        shown = ", ".join({"reference": "from"}.get(name, name) for name in names)
+        return [f"not taken from [search] of the settings file: {shown}"] if names else []
+
+    def spec(self, budgets: list[str] | None, methods: list[str] | None, seeds: list[int] | None) -> Any:
+        """Return the specification, with those of `bmtas search` in the settings file where none is given; its budgets may be empty."""
         from bmtas.errors import UsageError
         from bmtas.extras import own_version
-        from bmtas.sweep.plan import SweepSpec, check_seeds, read_budgets, read_methods
+        from bmtas.sweep.plan import SweepSpec, check_seeds, means_nothing, read_budgets, read_methods
 
-        chosen = read_methods(methods, train=self.train)
-        if len(set(methods)) > 1 and any(option[0] == "--set" for option in self.options):
-            raise UsageError(
-                "--set is a setting of one method; sweep that one alone, and put the runs together with `bmtas compare`"
-            )
+        of_one = self.of_search.get("budget")  # a search has all its budgets at once
+        budgets = budgets or ([",".join(of_one)] if of_one else [])
+        chosen = read_methods(methods or [self.of_search.get("method", "branched")], train=self.train)
+        seeds = seeds or [int(self.of_search.get("seed", 0))]
+        if any(option[0] == "--set" for option in self.options):
+            taking = [method for method in chosen if not means_nothing(method, "--set")]
+            if len(taking) != 1:
+                raise UsageError(
+                    f"--set is a setting of one method, and {'none' if not taking else len(taking)} of those of the sweep "
+                    "have settings of their own; sweep one such method, and put runs together with `bmtas compare`"
+                )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return SweepSpec(
             written_by=own_version(),
@@ -151,7 +174,7 @@ class _Ask:
         )
 
 
-def _passed_on(context: typer.Context) -> list[list[str]]:
+def _passed_on(context: typer.Context, configured: dict[str, Any]) -> list[list[str]]:
     """Return the options for `bmtas search`, each with its value, in the order of its help, typed or from its table of the settings file.
 
     Raises what click does for an unknown option or a value that it does not take.
@@ -162,7 +185,6 @@ def _passed_on(context: typer.Context) -> list[list[str]]:
     alone = typer.Typer()
     alone.command()(search_command)
     command: Any = typer.main.get_command(alone)
-    configured = {} if context.parent is None else (context.parent.default_map or {}).get("search", {})
     kept = {key: value for key, value in configured.items() if key not in _OWN}
     read = command.make_context(context.command_path, list(context.args), default_map=kept)
     found = []
@@ -180,6 +202,22 @@ def _passed_on(context: typer.Context) -> list[list[str]]:
     return found
 
 
+def _own_table(context: typer.Context) -> dict[str, Any]:
+    """Return what the settings file says for sweeps alone, without what stands at its top for many commands."""
+    import sys
+
+    from cli.configuration import find_configuration
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    path = None if context.parent is None else find_configuration(context.parent.params.get("config"))
+    table: dict[str, Any] = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8-sig")).get("sweep", {})
+    return table
+
+
 def _plugins(context: typer.Context) -> list[str]:
     """Return the user's own Python files that were loaded for this command, which its jobs have to load, too."""
     from cli.configuration import find_configuration, read_configuration
@@ -189,7 +227,7 @@ def _plugins(context: typer.Context) -> list[str]:
         return []
     path = find_configuration(root.params.get("config"))
     configured = [] if path is None else read_configuration(path, root)[1]
-    return [str(Path(plugin).resolve()) for plugin in (*configured, *(root.params.get("plugin") or []))]
+    return [str(Path(plugin).expanduser().resolve()) for plugin in (*configured, *(root.params.get("plugin") or []))]
 
 
 def _run(
@@ -230,22 +268,20 @@ def _resolved(spec: Any, ask: _Ask, root: Path, name: str | None, new: bool, sho
     from bmtas.errors import UsageError
     from bmtas.sweep.ledger import check_name, find_sweep
     from bmtas.sweep.plan import left_out, takes_budgets
-    from bmtas.sweep.preflight import check_start, with_budgets
+    from bmtas.sweep.preflight import check_jobs, check_start, with_budgets
 
     check_name(root, name)
-    checked = None
+    for note in ask.not_taken:
+        shown.note(note)
     if not spec.budgets and any(takes_budgets(method) for method in spec.methods):
-        checked = check_start(spec, _COMMAND_CODE)
-        spec, note = with_budgets(spec, checked)
+        spec, note = with_budgets(spec, check_start(spec, _COMMAND_CODE))
         shown.note(note)
     sweep = None if new else find_sweep(root, spec, name, threads=ask.threads is not None)
     if sweep is not None:
         return spec, sweep
     if new and name is not None and (root / name).exists():
         raise UsageError(f"{root / name} is there already; give the new sweep another --name")
-    if checked is None:
-        check_start(spec, _COMMAND_CODE)
-    for note in left_out(spec):
+    for note in (*check_jobs(spec, _CHECK_CODE), *left_out(spec)):
         shown.note(note)
     return spec, None
 
@@ -281,6 +317,29 @@ def _label(spec: Any) -> str:
     """Return what a sweep's folder is called after its number: the data."""
     data = dict(option for option in spec.options if len(option) == 2).get("--data", "scenes")
     return Path(data).stem
+
+
+def check_main() -> None:
+    """Run commands one after another, and write the exit code of each with what it has said; others than 0 and 6 end it."""
+    import contextlib
+    import io
+    import json
+    import sys
+
+    from bmtas.errors import BudgetError
+    from cli.main import run
+
+    asked, answers = map(Path, sys.argv[1:])
+    sys.argv = ["bmtas"]
+    told: list[tuple[int, str]] = []
+    for arguments in json.loads(asked.read_text(encoding="utf-8")):
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            code = run(arguments)
+        told.append((code, said.getvalue()))
+        if code not in (0, BudgetError.exit_code):
+            break
+    answers.write_text(json.dumps(told), encoding="utf-8")
 
 
 def job_main() -> None:

@@ -148,7 +148,7 @@ def show_result(sweep: Sweep, front: SweepFront | None, json: str | None) -> Non
         console.print(_found_view(sweep))
         return
     console.print(front_view(front, brief=console.width < _WIDE))
-    for note in front.comparison.notes:
+    for note in (*front.comparison.notes, *([front.no_picture] if front.no_picture else [])):
         err().print(note, markup=False)
     written = [path for path in ("front.json", "front.md", "front.png") if (sweep.path / path).exists()]
     err().print("written: " + ", ".join(str(sweep.path / path) for path in written), markup=False)
@@ -215,7 +215,7 @@ def plan_view(sweep: Sweep | None, spec: SweepSpec, root: Path, json: str | None
             {
                 "schema_version": 1,
                 "sweep": None if sweep is None else str(sweep.path),
-                **spec.model_dump(mode="json"),
+                **(spec if sweep is None else sweep.spec).model_dump(mode="json"),
                 "jobs": listed,
             },
             json,
@@ -247,12 +247,14 @@ def show_decoded(name: str, runs: Path, budgets: list[str], points: int, json: s
 
     run = open_run(runs, name)
     front = decode_front(run, budgets, points)
-    written = write_decoded(run, front)
     if json is not None:
         emit_json(decoded_json(front), json)
     if json != "-":
         out().print(_decoded_view(front))
         out().print(NO_QUALITY)
+    written, no_picture = write_decoded(run, front)
+    if no_picture is not None:
+        err().print(no_picture, markup=False)
     if not quiet:
         err().print("written: " + ", ".join(map(str, written)), markup=False)
 

@@ -10,12 +10,18 @@ from typing import Protocol
 from bmtas.errors import BmtasError
 from bmtas.interrupt import Interrupted, Stop, stop_between_steps
 from bmtas.sweep.front import SweepFront, write_front
-from bmtas.sweep.job import Assignment, bench, is_benched
+from bmtas.sweep.job import Assignment, bench, is_benched, next_command
 from bmtas.sweep.ledger import MARK, JobState, Sweep
 from bmtas.sweep.plan import Job
 from bmtas.sweep.runner import Runner
 
 _TICK_S = 0.5
+_WHY = {
+    "done": "was done, but what it had written is no longer there",
+    "failed": "failed",
+    "running": "its process is gone",
+}
+"""Why a job that was begun is begun again, by the status that its folder tells."""
 
 
 class SweepFailed(BmtasError):
@@ -90,15 +96,15 @@ def failed_jobs(sweep: Sweep) -> list[tuple[Job, JobState]]:
 
 
 def _left(sweep: Sweep, watcher: Watcher) -> list[Job]:
-    """Return the jobs that are not done, all set to waiting with no attempts made; say what is begun again."""
+    """Return the jobs that are not done, or of which files are gone, all set to waiting with no attempts made; say what is begun again."""
     left, again = [], []
     for job in sweep.jobs:
         folder = sweep.folder(job)
         state = folder.state()
-        if state.status == "done":
+        if state.status == "done" and next_command(sweep, job) is None:
             continue
         if state.status != "waiting":
-            again.append(f"{job.name} ({'failed' if state.status == 'failed' else 'its process is gone'})")
+            again.append(f"{job.name} ({_WHY[state.status]})")
         if state != JobState(job=job.name):
             folder.write(JobState(job=job.name))
         left.append(job)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bmtas.errors import UsageError
+from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.expectation import read_probabilities
 from bmtas.extras import require
 from bmtas.files import atomic_path, write_json
@@ -142,15 +142,18 @@ def decoded_json(front: DecodedFront) -> dict[str, Any]:
     }
 
 
-def write_decoded(run: Run, front: DecodedFront) -> list[Path]:
+def write_decoded(run: Run, front: DecodedFront) -> tuple[list[Path], str | None]:
     """Write `decoded_front.json` and `decoded_front.png` beside the search and return their paths.
 
-    Raises EnvironmentProblem where matplotlib is not installed.
+    Where matplotlib is not installed there is no picture, but the reason in words.
     """
-    paths = [run.search_folder / "decoded_front.json", run.search_folder / "decoded_front.png"]
-    write_json(paths[0], decoded_json(front))
-    draw_decoded(front, paths[1])
-    return paths
+    data, picture = (run.search_folder / f"decoded_front.{ending}" for ending in ("json", "png"))
+    write_json(data, decoded_json(front))
+    try:
+        draw_decoded(front, picture)
+    except EnvironmentProblem as error:
+        return [data], f"no picture: {error}"
+    return [data, picture], None
 
 
 def draw_decoded(front: DecodedFront, path: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bmtas.comparison import Comparison, Row, compare_runs
@@ -45,13 +44,14 @@ class SweepFront:
     """The measured networks of a sweep, and which rows of the comparison are on the front of Delta_m over the cost in `resource`.
 
     Means over seeds are compared, deviations are not. A row without Delta_m or without that cost is not on the front.
-    `jobs` names the jobs behind each row.
+    `jobs` names the jobs behind each row; `no_picture` says why there is none, if that is so.
     """
 
     comparison: Comparison
     resource: Resource
     on_front: tuple[bool, ...]
     jobs: tuple[tuple[str, ...], ...]
+    no_picture: str | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -140,7 +140,7 @@ def _plain(cells: Sequence[str]) -> list[str]:
 def write_front(sweep: Sweep) -> SweepFront | None:
     """Write `front.json`, `front.md` and `front.png` into the sweep's folder and return the front; None if there is none yet.
 
-    The picture is left out as long as no row has a Delta_m, and where matplotlib is not installed. Raises as `gather_front` does.
+    The picture is left out as long as no row has a Delta_m, and where matplotlib is not installed, which the front tells. Raises as `gather_front` does.
     """
     front = gather_front(sweep)
     if front is None:
@@ -148,7 +148,10 @@ def write_front(sweep: Sweep) -> SweepFront | None:
     write_json(sweep.path / "front.json", front_json(front))
     write_text(sweep.path / "front.md", front_markdown(front))
     drawn = [row.delta_m_percent is not None and front.resource.value in row.costs for row in front.comparison.rows]
-    if any(drawn):
-        with contextlib.suppress(EnvironmentProblem):
-            draw_pareto(front.comparison, sweep.path / "front.png", front.resource, front.rows)
+    if not any(drawn):
+        return replace(front, no_picture="no picture: no row has a Delta_m and a cost yet")
+    try:
+        draw_pareto(front.comparison, sweep.path / "front.png", front.resource, front.rows)
+    except EnvironmentProblem as error:
+        return replace(front, no_picture=f"no picture: {error}")
     return front

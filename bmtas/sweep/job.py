@@ -65,7 +65,7 @@ def work(assignment: Assignment, stop: Stop) -> JobState:
             return folder.write(state.changed(status="waiting"))
         code = state.exit_code
         lines = folder.last_lines()
-        state = state.changed(reason=_reason(state.step, code, lines), last_lines=lines)
+        state = state.changed(reason=state.reason or _reason(state.step, code, lines), last_lines=lines)
         if code in FINAL or state.attempts > assignment.retries:
             return folder.write(state.changed(status="failed", ended=_now()))
         _say(folder, f"{state.reason}; attempt {state.attempts + 1} of {assignment.retries + 1} begins")

@@ -18,7 +18,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -231,7 +231,7 @@ def create_sweep(root: Path, spec: SweepSpec, label: str, name: str | None) -> S
         building = Path(tempfile.mkdtemp(dir=root, prefix=".new-"))
         building.chmod(0o755)  # mkdtemp makes folders private
         write_json(building / "sweep.json", spec.model_dump(mode="json"))
-        write_text(building / "settings.toml", f"plugins = {json.dumps(spec.plugins)}\n")
+        write_text(building / "settings.toml", settings_text(spec.plugins))
         return Sweep(_placed(building, root, re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-"), name), spec)
     except OSError as error:
         raise EnvironmentProblem(
@@ -243,12 +243,22 @@ def create_sweep(root: Path, spec: SweepSpec, label: str, name: str | None) -> S
             shutil.rmtree(building, ignore_errors=True)
 
 
+def settings_text(plugins: Sequence[str]) -> str:
+    """Return the file of settings of a sweep's commands, in TOML, whose strings are those of JSON but for escapes in pairs and DEL."""
+    return f"plugins = {json.dumps(list(plugins), ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
+
+
 def check_name(root: Path, name: str | None) -> None:
-    """Raise UsageError if `name` cannot be that of a folder under `root`."""
-    if name is not None and (Path(name).name != name or name.startswith(".")):
+    """Raise UsageError if `name` cannot be that of a sweep's folder under `root`, or something else is there."""
+    if name is None:
+        return
+    if not name or Path(name).name != name or name.startswith("."):
         raise UsageError(
-            f"--name {name!r}: it becomes a folder under {root}, so write it without slashes and leading dots"
+            f"--name {name!r}: it becomes a folder under {root}, so write one or more characters, without slashes and leading dots"
         )
+    path = root / name
+    if path.exists() and not (path / "sweep.json").exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"--name {name}: {path} is there already and is no sweep; give another --name")
 
 
 def _placed(building: Path, root: Path, label: str, name: str | None) -> Path:

@@ -86,7 +86,14 @@ def read_budgets(texts: Sequence[str]) -> list[list[str]]:
             raise UsageError(
                 f"--budget {','.join(of_job)}: a resource is named twice; give each budget its own --budget"
             )
-    _once("--budget", [",".join(of_job) for of_job in budgets])
+    seen: dict[frozenset[tuple[Resource, float]], str] = {}
+    for of_job in budgets:
+        text, read = ",".join(of_job), [parse_budget(part) for part in of_job]
+        key = frozenset((budget.resource, budget.value) for budget in read)  # 9GMAdds and 9000MMAdds are one
+        if key in seen:
+            again = "" if seen[key] == text else f" ({seen[key]} is the same)"
+            raise UsageError(f"--budget {text}{again} is given twice; each job is done once, so leave one out")
+        seen[key] = text
     return budgets
 
 
@@ -129,6 +136,8 @@ def takes_budgets(method: Method) -> bool:
 
 def means_nothing(method: Method, option: str) -> bool:
     """Say whether an option of `bmtas search` means nothing to the method, which would refuse it."""
+    if option == "--set":
+        return method.one_module or method is Method.BRANCHED  # they have no settings of their own
     if method is Method.BRANCHED:
         return False
     return option in (_OF_TREES if method.searches else _OF_A_SEARCH | _OF_TREES)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from bmtas.config import Method, RunConfig
-from bmtas.errors import BmtasError
-from bmtas.sweep.plan import Job, SweepSpec, search_arguments
+from bmtas.errors import BmtasError, BudgetError, EnvironmentProblem
+from bmtas.sweep.ledger import settings_text
+from bmtas.sweep.plan import Job, SweepSpec, job_list, search_arguments
 from costs.reach import budget_range
 from costs.units import Resource, format_quantity
 
@@ -34,31 +35,79 @@ def check_start(spec: SweepSpec, code: str) -> dict[str, Any]:
     """Return the configuration that one of the methods resolves without a budget, so that what is wrong for all jobs is told once.
 
     Reads the data as `bmtas search --dry-run` does, in a process of its own; `code` is Python code that runs the command line. Raises CannotStart with what that has
-    said and its exit code.
+    said and its exit code, and EnvironmentProblem where its process cannot be started.
     """
     method = min(spec.methods, key=lambda m: (m is not Method.BRANCHED, not m.searches, m is Method.SINGLE))
     with tempfile.TemporaryDirectory(prefix="bmtas-sweep-") as folder:
         settings, resolved = Path(folder, "settings.toml"), Path(folder, "run.json")
-        settings.write_text(f"plugins = {json.dumps(spec.plugins)}\n", encoding="utf-8")
+        settings.write_text(settings_text(spec.plugins), encoding="utf-8")
         arguments = search_arguments(spec, Job("", method, (), spec.seeds[0]), folder)
-        done = subprocess.run(  # noqa: S603 -- our own command line
+        done = _run(
             [sys.executable, "-c", code, *arguments, "--dry-run", "--json", str(resolved)],
+            spec.folder,
+            {**os.environ, "BMTAS_CONFIG": str(settings), "NO_COLOR": "1"},
+        )
+        if done.returncode != 0:
+            raise _refused(done.stderr, done.returncode)
+        checked: dict[str, Any] = json.loads(resolved.read_text(encoding="utf-8"))
+        return checked
+
+
+def check_jobs(spec: SweepSpec, code: str) -> list[str]:
+    """Say which jobs of the first seed are below the reach, each method with each budget being resolved; seeds change nothing of it.
+
+    Reads the data as `bmtas search --dry-run` does, in one process for all; `code` is Python code whose arguments are the path of a JSON file with the arguments of
+    commands, and that of a JSON file into which it writes the exit code of each with what it has said, up to the first that is neither 0 nor 6.
+    Raises CannotStart where that is so, or where no job with a budget can start, and EnvironmentProblem as `check_start` does.
+    """
+    jobs = [job for job in job_list(spec) if job.seed == spec.seeds[0]]
+    with tempfile.TemporaryDirectory(prefix="bmtas-sweep-") as folder:
+        settings, asked, answers = (Path(folder, name) for name in ("settings.toml", "asked.json", "answers.json"))
+        settings.write_text(settings_text(spec.plugins), encoding="utf-8")
+        commands = [[*search_arguments(spec, job, folder), "--dry-run"] for job in jobs]
+        asked.write_text(json.dumps(commands), encoding="utf-8")
+        environment = {**os.environ, "BMTAS_CONFIG": str(settings), "NO_COLOR": "1"}
+        done = _run([sys.executable, "-c", code, str(asked), str(answers)], spec.folder, environment)
+        if done.returncode != 0:
+            raise _refused(done.stderr, done.returncode)
+        told: list[tuple[int, str]] = json.loads(answers.read_text(encoding="utf-8"))
+    below: dict[str, CannotStart] = {}
+    for job, (exit_code, said) in zip(jobs, told, strict=False):
+        if exit_code == BudgetError.exit_code and job.budgets:
+            below[job.name] = _refused(said, exit_code)
+        elif exit_code != 0:
+            raise _refused(said, exit_code)
+    if below and len(below) == sum(bool(job.budgets) for job in jobs):
+        raise next(iter(below.values()))
+    return [f"{name} will fail: {error}" for name, error in below.items()]
+
+
+def _refused(said: str, exit_code: int) -> CannotStart:
+    reason = said.rpartition("error: ")[2].strip() or f"`bmtas search --dry-run` ended with exit code {exit_code}"
+    return CannotStart(reason, exit_code if exit_code > 0 else 128 - exit_code)
+
+
+def _run(command: list[str], folder: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(  # noqa: S603 -- our own command line
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=spec.folder,
-            env={**os.environ, "BMTAS_CONFIG": str(settings), "NO_COLOR": "1"},
+            cwd=folder,
+            env=environment,
             check=False,
         )
-        if done.returncode != 0:
-            said = (
-                done.stderr.rpartition("error: ")[2].strip()
-                or f"`bmtas search --dry-run` ended with exit code {done.returncode}"
-            )
-            raise CannotStart(said, done.returncode if done.returncode > 0 else 128 - done.returncode)
-        checked: dict[str, Any] = json.loads(resolved.read_text(encoding="utf-8"))
-        return checked
+    except OSError as error:
+        advice = (
+            "start the sweep in a folder that is there and that you may enter"
+            if error.filename == folder
+            else "a sweep runs its jobs by this interpreter, which you must be allowed to execute"
+        )
+        raise EnvironmentProblem(
+            f"the sweep's first process cannot be started in {folder}: {error}; {advice}"
+        ) from error
 
 
 def with_budgets(spec: SweepSpec, checked: dict[str, Any]) -> tuple[SweepSpec, str]:

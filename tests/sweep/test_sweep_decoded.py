@@ -74,6 +74,21 @@ def test_it_is_kept_beside_the_search_and_says_what_it_does_not_say(bmtas: Bmtas
         assert min(picture.size) > 300
 
 
+def test_without_matplotlib_the_table_is_shown_and_the_picture_left_out(
+    bmtas: Bmtas, searched: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also: of a settings file no budgets are taken, which are those of sweeps."""
+    (tmp_path / "bmtas.toml").write_text('[sweep]\nbudget = ["1MMAdds"]\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = bmtas("sweep", "--decode", searched.path, "--points", 2)
+    assert result.code == 0, result.err
+    assert "most probable trees by budget" in result.out
+    assert "no picture: " in result.err
+    assert "matplotlib" in result.err
+    assert "decoded_front.png" not in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,20 @@ def test_a_command_that_ends_well_without_its_result_has_failed(make_sweep: Make
     conduct(sweep, stand_in("sys.exit(0)"), retries=0)
     ((_, state),) = failed_jobs(sweep)
     assert state.exit_code == 1
+    assert state.reason == "`bmtas search` has ended well, but what it should have written is not there"
+
+
+@pytest.mark.parametrize("gone", ["", "001-stand-in", "001-stand-in/architecture.json"])
+def test_a_job_whose_files_are_gone_is_done_anew(gone: str, make_sweep: MakeSweep, stand_in: StandIn) -> None:
+    code = stand_in("").replace("mkdir(parents=True)", "mkdir(parents=True, exist_ok=True)")
+    sweep = make_sweep(budgets=("4MMAdds", "5MMAdds"))
+    conduct(sweep, code)
+    path = sweep.folder(sweep.jobs[1]).runs / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    notes = conduct(sweep, code)
+    assert notes.ends == [("002-branched-5MMAdds-seed0", "done")]
+    assert "002-branched-5MMAdds-seed0 (was done, but what it had written is no longer there)" in notes.notes[1]
+    assert begun(sweep) == [1, 2]
 
 
 def test_a_killed_command_is_begun_again(make_sweep: MakeSweep, stand_in: StandIn) -> None:

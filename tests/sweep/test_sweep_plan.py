@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ from typing import Any
 import pytest
 
 from bmtas.config import Method
-from bmtas.errors import UsageError
+from bmtas.errors import EnvironmentProblem, UsageError
 from bmtas.planning import Request, plan_search
 from bmtas.sweep.ledger import Sweep, create_sweep, find_sweep
 from bmtas.sweep.plan import left_out, means_nothing, read_budgets, read_methods, search_arguments, takes_budgets
+from bmtas.sweep.preflight import check_start
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MakeSweep = Callable[..., Sweep]
 
@@ -60,6 +67,8 @@ def test_a_job_may_have_budgets_for_several_resources(make_sweep: MakeSweep) -> 
         (lambda: read_budgets(["9GFLOPs"]), "MAdds are meant"),
         (lambda: read_budgets(["9GMAdds,8GMAdds"]), "named twice"),
         (lambda: read_budgets(["9GMAdds", "9GMAdds"]), "given twice"),
+        (lambda: read_budgets(["9GMAdds", "9000 MMAdds"]), r"9000 MMAdds \(9GMAdds is the same\) is given twice"),
+        (lambda: read_budgets(["9GMAdds,64MiB", "65536KiB,9GMAdds"]), "given twice"),
         (lambda: read_methods(["fasf"], train=True), "did you mean 'fafs'"),
         (lambda: read_methods(["permuted"], train=True), "bmtas search --from"),
         (lambda: read_methods(["bmn", "bmn"], train=True), "given twice"),
@@ -84,6 +93,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "--batch-size": {"search_overrides": {"batch_size": 2}, "train_overrides": {"batch_size": 2}},
     "--precision": {"search_overrides": {"precision": "fp32"}},
     "--train-steps": {"train_overrides": {"steps": 2}},
+    "--set": {"own": {"x": "1"}},  # unknown to those that have settings of their own
 }
 
 
@@ -95,7 +105,8 @@ def test_an_option_is_left_out_exactly_where_planning_refuses_it(method: Method)
             plan_search(Request(data="planted", backbone="tiny", method=method, **changes))
         except UsageError as error:
             refused = str(error)
-        assert ("means nothing to --method" in refused) == means_nothing(method, option), (option, refused)
+        words = "has no settings of its own" if option == "--set" else "means nothing to --method"
+        assert (words in refused) == means_nothing(method, option), (option, refused)
 
 
 def test_options_reach_the_methods_that_take_them(make_sweep: MakeSweep) -> None:
@@ -136,7 +147,37 @@ def test_a_name_stands_for_one_specification(make_sweep: MakeSweep, tmp_path: Pa
         create_sweep(root, spec, "any", "a/b")
 
 
+def test_a_name_that_something_else_has_is_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    spec, root = make_sweep().spec, tmp_path / "sweeps"
+    (root / "notes").mkdir()
+    (root / "notes" / "a.txt").touch()
+    with pytest.raises(UsageError, match="is no sweep; give another --name"):
+        create_sweep(root, spec, "any", "notes")
+    with pytest.raises(UsageError, match="one or more characters"):
+        create_sweep(root, spec, "any", "")
+    (root / "empty").mkdir()
+    assert create_sweep(root, spec, "any", "empty").path == root / "empty"
+
+
+def test_the_settings_of_its_commands_are_toml_whatever_plugins_are_called(make_sweep: MakeSweep) -> None:
+    plugins = ["/a/\U0001d11e.py", '/b/"\\\x7f\n.py']
+    text = make_sweep(plugins=plugins).settings.read_text(encoding="utf-8")
+    assert tomllib.loads(text) == {"plugins": plugins}
+
+
 def test_numbers_of_sweeps_rise(make_sweep: MakeSweep) -> None:
     names = [make_sweep().path.name for _ in range(2)]
     assert names == ["001-stand-in", "002-stand-in"]
     assert all(a < b for a, b in itertools.pairwise(names))
+
+
+def test_a_process_that_cannot_be_started_is_told_with_its_cause(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_sweep(folder=str(tmp_path / "gone")).spec
+    with pytest.raises(EnvironmentProblem, match=r"gone: .*No such file.*start the sweep in a folder that is there"):
+        check_start(spec, "")
+    (tmp_path / "python").write_text("not to be executed", encoding="utf-8")
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(EnvironmentProblem, match=r"Permission denied: .*/python'; .*by this interpreter"):
+        check_start(spec.model_copy(update={"folder": str(tmp_path)}), "")
