@@ -17,7 +17,7 @@ def held(run: Run) -> Iterator[None]:
     Raises UsageError if another process has it.
     """
     filelock = require("filelock", "train")
-    lock = filelock.FileLock(run.path / ".lock")
+    lock = filelock.FileLock(run.path / "lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

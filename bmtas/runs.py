@@ -11,6 +11,7 @@ runs/003-scenes-9GMAdds/
         architecture.json, weights.pt, start.pt (where the method says how to begin), checkpoint.pt, history.jsonl, metrics.json, predictions.png,
         the exported files (model.onnx, model.int8.onnx, model.stages/, ...) and parity.json, which has their proofs
     bench.json                  latencies of all networks measured together
+    lock                        held by the process that searches or trains
 """
 
 from __future__ import annotations

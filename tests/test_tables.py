@@ -102,19 +102,6 @@ def test_the_table_of_the_examples_joins_with_the_profile_of_its_tasks() -> None
     assert low < parse_budget("60ms").value < high  # the budget that docs/searching.md gives with it
 
 
-def test_the_python_example_of_the_costs_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    section = SEARCHING.read_text(encoding="utf-8").split("## The costs from Python")[1].split("\n#")[0]
-    lines = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ") or not line]
-    monkeypatch.chdir(ROOT)
-    exec("\n".join(lines), names := {})
-    assert names["logits"].grad.abs().sum() > 0
-    low, high = budget_range(names["table"], Resource.LATENCY_MS)
-    assert low < names["found"].cost[Resource.LATENCY_MS] <= 50 < high
-    assert capsys.readouterr().out.startswith(f"({low}, {high}) ")
-
-
 def test_the_documentation_names_the_resources_and_units() -> None:
     text = " ".join(SEARCHING.read_text(encoding="utf-8").split())
     for word in (*(f"`{resource.value}`" for resource in Resource), "KiB, MiB and GiB", "us, ms and s"):

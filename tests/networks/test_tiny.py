@@ -107,7 +107,7 @@ def test_a_supergraph_of_it() -> None:
 
 
 def test_imagenet_weights_are_refused_and_a_file_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no ImageNet weights of tiny.*--weights none"):
+    with pytest.raises(UsageError, match=r"ImageNet weights of tiny.*--weights none"):
         load_weights("imagenet", TINY)
     operations = TINY.operations()
     state = {f"{name}.{key}": value for name, part in operations.items() for key, value in part.state_dict().items()}
