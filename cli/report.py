@@ -42,9 +42,15 @@ def report_command(
 
     if names and run is not None:
         raise UsageError(f"--run {run} and RUN {' '.join(names)} both say which run is meant; give one of the two")
+    if output is not None and output.suffix.lower() not in (".html", ".htm") and not output.is_dir():
+        raise UsageError(
+            f"--output {output}: a report is HTML; give a name that ends in .html, so that no other file is replaced"
+        )
     chosen = [open_run(runs, name) for name in names] if names else [open_run(runs, run)]
     report = make_report(chosen)
     path = output or (chosen[0].path if len(report.pages) == 1 else runs) / NAME
+    if json not in (None, "-") and Path(str(json)).resolve() == path.resolve():
+        raise UsageError(f"--json {json} is the report itself; name another file")
     write_report(report, path)
     if json is not None:
         emit_json(report.to_json(path), json)

@@ -360,3 +360,13 @@ def test_two_runs_of_one_name_keep_their_own_numbers(
     place = next(i for i, title in enumerate(head) if title.startswith("Delta_m")) + 1  # the first task's metric
     told = {row[0]: row[place] for row in rows if row[place] in ("12.50", "37.25")}
     assert told == {"one/001-same": "12.50", "two/001-same": "37.25"}
+
+
+def test_a_report_replaces_no_file_that_is_none(made: Copy, bmtas: Callable[..., Any]) -> None:
+    run = made(1)
+    weights = run.path / "networks/found/weights.pt"
+    before = weights.read_bytes()
+    assert bmtas("report", run.path, "--output", weights).code == 2
+    assert weights.read_bytes() == before
+    assert bmtas("report", run.path, "--json", run.path / "report.html").code == 2
+    assert not (run.path / "report.html").exists()
