@@ -9,7 +9,7 @@ from bmtas.extras import require
 from bmtas.files import atomic_path, read_lines
 from bmtas.runs import Run
 from bmtas.tables import column_label
-from costs.units import Budget, Resource, format_quantity, parse_budget
+from costs.units import Budget, Resource, parse_budget, unit_scale
 
 _DOTS_PER_INCH = 120
 _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
@@ -62,7 +62,7 @@ def _draw_one_budget(axes: Any, history: list[dict[str, Any]], resource: Resourc
         above.text(0.5, 0.5, f"no architecture step\nwith an expected cost in {label}", ha="center", va="center")
         return
     steps, values = [record["step"] for record in records], [record[expected] for record in records]
-    scale, unit = _scale(max(values) if budget is None else budget.value, resource)
+    scale, unit = unit_scale(max(values) if budget is None else budget.value, resource)
     name = "greatest expected layer" if resource.is_peak else "expected"
     above.plot(steps, [value / scale for value in values], label=name)
     if budget is not None:
@@ -92,7 +92,7 @@ def draw_expected(expectation: dict[str, Any], title: str, path: Path) -> None:
     places = list(range(len(layers)))
     for axis, resource in zip(axes, resources, strict=False):
         values = [layer["expected"][resource.value] for layer in layers]
-        scale, unit = _scale(max(values), resource)
+        scale, unit = unit_scale(max(values), resource)
         axis.bar(places, [value / scale for value in values])
         axis.set_ylabel(f"{column_label(resource)}\n({unit})")
     if grouped:
@@ -128,13 +128,6 @@ def _draw_groupings(axis: Any, layers: list[dict[str, Any]]) -> None:
     axis.set_ylim(0, 1)
     axis.set_ylabel("probability of the grouping")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small")
-
-
-def _scale(value: float, resource: Resource) -> tuple[float, str]:
-    """Return what to divide by, and the unit with its prefix, so that `value` is a short number."""
-    unit = format_quantity(value, resource).split()[-1]
-    name = {Resource.MADDS: "MAdds", Resource.PARAMS: "Params"}.get(resource, unit)
-    return {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[unit.removesuffix(name)], unit
 
 
 def _figure(width: float, height: float) -> Any:

@@ -9,11 +9,19 @@ from bmtas.comparison import Comparison, Row
 from bmtas.errors import UsageError
 from bmtas.extras import require
 from bmtas.files import atomic_path
-from costs.units import Resource, format_quantity
+from costs.units import Resource, unit_scale
 
 _DOTS_PER_INCH = 120
 _MARKERS = "os^Dv<>ph*X"
 _SCALES = (1e9, 1e6, 1e3, 1.0)
+
+
+def axis_scale(most: float, resource: Resource) -> tuple[float, str]:
+    """Return what to divide costs up to `most` by on one axis, and its unit with the prefix."""
+    counted = resource in (Resource.MADDS, Resource.PARAMS)
+    # One tenth still reads well: 0.1 GMAdds.
+    scale = next(s for s in _SCALES if most >= s / 10 or s == 1.0) if counted else 1.0
+    return unit_scale(scale, resource)
 
 
 def draw_pareto(
@@ -44,10 +52,7 @@ def draw_pareto(
         color=require("matplotlib", "train").colormaps["tab10" if len(series) <= 10 else "tab20"].colors
     )
     most = max(row.costs[resource.value].mean for rows in series.values() for row in rows)
-    # One tenth still reads well: 0.1 GMAdds.
-    scale = (
-        next(s for s in _SCALES if most >= s / 10 or s == 1.0) if resource in (Resource.MADDS, Resource.PARAMS) else 1.0
-    )
+    scale, unit = axis_scale(most, resource)
     for number, (name, rows) in enumerate(series.items()):
         ordered = sorted(rows, key=lambda row: row.costs[resource.value].mean)
         gains = [row.delta_m_percent for row in ordered if row.delta_m_percent is not None]
@@ -70,7 +75,7 @@ def draw_pareto(
             linewidth=0.8,
             label="front",
         )
-    axis.set_xlabel(format_quantity(scale, resource).split()[-1])
+    axis.set_xlabel(unit)
     axis.set_ylabel("Delta_m %")
     axis.grid(visible=True, linewidth=0.3)
     axis.legend(fontsize=8)

@@ -195,6 +195,13 @@ def format_quantity(value: float, resource: Resource, *, digits: int = 3, roundi
     return f"{rounded:f} {_PREFIX_OF[exponent]}{unit}"
 
 
+def unit_scale(value: float, resource: Resource) -> tuple[float, str]:
+    """Return what to divide by and the unit with its prefix, so that `value` is a short number: (1e9, "GMAdds")."""
+    unit = format_quantity(value, resource).split()[-1]
+    prefix = unit.removesuffix(_UNIT_NAMES[resource])
+    return 10.0 ** _PREFIX_EXPONENTS[prefix], unit
+
+
 def _round(number: Decimal, digits: int, rounding: str) -> Decimal:
     """Round to `digits` significant digits, but never before the point."""
     place = min(number.adjusted() - digits + 1, 0)

@@ -23,7 +23,7 @@ from costs.decode import best_architecture
 from costs.partitions import Grouping
 from costs.reach import budget_range
 from costs.table import CostTable
-from costs.units import Resource, format_quantity, parse_budget
+from costs.units import Resource, format_quantity, parse_budget, unit_scale
 
 NO_QUALITY = "no network was trained or measured for this: a higher log-probability is what the search holds more likely, not a measured quality"
 _DOTS_PER_INCH = 120
@@ -168,7 +168,7 @@ def draw_decoded(front: DecodedFront, path: Path) -> None:
         figsize=(max(6.0, 0.34 * len(front.layers) + 2.6), height), layout="constrained"
     )
     above, below = figure.subplots(2, 1, height_ratios=[2.8, 0.26 * len(trees) + 1.2])
-    unit, scale = _unit(max(costs), front.resource)
+    scale, unit = unit_scale(max(costs), front.resource)
     points = [
         (c / scale, t.log_probability) for c, t in zip(costs, trees, strict=True) if t.log_probability is not None
     ]
@@ -187,11 +187,3 @@ def draw_decoded(front: DecodedFront, path: Path) -> None:
     below.set_title("groups alive in each layer", fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=_DOTS_PER_INCH, format="png")
-
-
-def _unit(value: float, resource: Resource) -> tuple[str, float]:
-    """Return the unit with the prefix in which `value` is a short number, and what that prefix stands for."""
-    unit = format_quantity(value, resource).split()[-1]
-    prefixes = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-    counted = resource in (Resource.MADDS, Resource.PARAMS)
-    return unit, prefixes.get(unit[0], 1.0) if counted and unit not in ("MAdds", "Params") else 1.0

@@ -18,7 +18,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,8 +26,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from bmtas.errors import EnvironmentProblem, UsageError
-from bmtas.extras import require
 from bmtas.files import first_problem, read_json, write_json, write_text
+from bmtas.holding import alone
 from bmtas.runs import Run, all_runs
 from bmtas.settings import Settings
 from bmtas.sweep.plan import Job, SweepSpec, job_list
@@ -151,21 +151,12 @@ class Sweep:
         states = self.states()
         return [(job, Run(self.path / run)) for job in self.jobs if (run := _run_of_done(states[job.name])) is not None]
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the sweep's lock. Raises UsageError if another process does."""
-        filelock = require("filelock", "train")
-        lock = filelock.FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UsageError(
-                f"another process is at work on {self.path}; wait for it or stop it. A sweep beside it takes --new or another --name"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the sweep's lock. Raises UsageError, when it is entered, if another process does."""
+        return alone(
+            self.path / ".lock",
+            f"another process is at work on {self.path}; wait for it or stop it. A sweep beside it takes --new or another --name",
+        )
 
 
 def _run_of_done(state: JobState) -> str | None:

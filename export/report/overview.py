@@ -10,6 +10,7 @@ from bmtas.comparison import Comparison, compare_runs
 from bmtas.comparison_text import caption, table_cells, table_head
 from bmtas.errors import UsageError
 from bmtas.measured import Measured
+from bmtas.plots_pareto import axis_scale
 from bmtas.runs import FOUND
 from costs.errors import CostError
 from costs.units import Resource, format_quantity
@@ -153,14 +154,12 @@ def _pareto(comparison: Comparison) -> list[Block]:
         text = "Delta_m is relative to single-task networks, of which none is among these runs."
         return [Missing(text, "bmtas search --method single && bmtas train")]
     most = max(point.x for point in points)
-    prefix, scale = next(
-        (p, s) for p, s in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)) if most >= s / 10 or s == 1.0
-    )
+    scale, unit = axis_scale(most, Resource.MADDS)
     scaled = [Point(p.series, p.x / scale, p.y, p.deviation, p.tip) for p in points]
     title = "Delta_m over multiply-adds: further up and further left is better"
     return [
         Drawing(
-            scatter("overview-pareto", title, scaled, f"{prefix}MAdds", "Delta_m %"),
+            scatter("overview-pareto", title, scaled, unit, "Delta_m %"),
             f"{title}. Bars are the standard deviation over seeds, where there are several.",
         )
     ]

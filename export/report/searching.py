@@ -7,7 +7,7 @@ from typing import Any
 
 from bmtas.expectation import RARE
 from bmtas.tables import column_label
-from costs.units import Budget, Resource, format_quantity
+from costs.units import Budget, Resource, format_quantity, unit_scale
 from export.report.blocks import Block, Cell, Details, Drawing, Missing, Remark, Table, cells
 from export.report.charts import line_chart
 from export.report.gather import Material
@@ -16,7 +16,6 @@ from export.report.words import listed
 
 _LISTED = 3
 """So many groupings of a layer stand in the table."""
-_PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def search_blocks(told: Material, identifier: str) -> list[Block]:
@@ -55,7 +54,7 @@ def _chart(told: Material, resource: Resource, budget: Budget | None, identifier
                 f"search/history.jsonl holds no expected {label}: no step has updated the architecture yet.", "muted"
             )
         ]
-    scale, unit = _scale(max([value for _, value in points] + ([budget.value] if budget else [])), resource)
+    scale, unit = unit_scale(max([value for _, value in points] + ([budget.value] if budget else [])), resource)
     levels = [] if budget is None else [(f"budget {budget.text}", budget.value / scale)]
     if not resource.is_peak:
         levels += [
@@ -74,13 +73,6 @@ def _chart(told: Material, resource: Resource, budget: Budget | None, identifier
     elif budget is not None:
         told_ += " The budget did not steer the search; the network handed over keeps it."
     return [Drawing(chart, told_)]
-
-
-def _scale(value: float, resource: Resource) -> tuple[float, str]:
-    """Return what to divide by and the unit with its prefix, so that `value` is a short number."""
-    unit = format_quantity(value, resource).split()[-1]
-    plain = format_quantity(0.0, resource).split()[-1]
-    return _PREFIXES[unit.removesuffix(plain)], unit
 
 
 def _end(told: Material) -> list[str]:
