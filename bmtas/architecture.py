@@ -240,7 +240,8 @@ class WiredArchitecture(Architecture):
         self._check_tasks()
         if self.merged.tasks != self.tasks:
             raise UsageError(
-                f"architecture: its graph predicts {list(self.merged.tasks)}, its tasks are {list(self.tasks)}"
+                f"architecture: its graph predicts {list(self.merged.tasks)}, its tasks are {list(self.tasks)}; "
+                "they must be the same, in the same order"
             )
 
     @classmethod

@@ -124,7 +124,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises UsageError if it is missing, cut short, or of a newer schema, OSError if the disk does not give it.
     """
     if not path.exists():
-        raise UsageError(f"{path} does not exist")
+        raise UsageError(
+            f"{path} does not exist; `bmtas train` writes checkpoints into its run's folder, name one of those"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -137,7 +139,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     _sweep(path)
     version = state.get("schema_version") if isinstance(state, dict) else None
     if not isinstance(version, int):
-        raise UsageError(f"{path} is not a checkpoint of bmtas")
+        raise UsageError(f"{path} is not a checkpoint of bmtas; give one that `bmtas train` or `bmtas search` wrote")
     if version > SCHEMA_VERSION:
         raise UsageError(
             f"{path} follows schema {version}, but this version of bmtas knows schemas up to {SCHEMA_VERSION}; upgrade bmtas"

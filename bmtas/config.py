@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bmtas.settings import Settings
 from bmtas.tasks import Task
+from costs.units import parse_budget
 
 SCHEMA_VERSION = 1
 
@@ -257,6 +258,12 @@ PRESETS: dict[Preset, PresetSettings] = {
 }
 
 
+def _as_a_budget(text: str) -> str:
+    """Return the text. Raises CostError, a ValueError, where it is no budget."""
+    parse_budget(text)
+    return text
+
+
 class RunConfig(Settings):
     """Everything that decides a run's results. Sizes are (height, width).
 
@@ -269,7 +276,7 @@ class RunConfig(Settings):
     tasks: list[dict[str, Any]]
     backbone: str
     weights: str
-    budgets: list[str]
+    budgets: list[Annotated[str, AfterValidator(_as_a_budget)]]
     preset: Preset
     seed: int = Field(ge=0, lt=2**32)
     deploy_size: tuple[int, int]

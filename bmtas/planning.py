@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from bmtas.data.chosen import labelled
 from bmtas.data.protocol import Dataset
 from bmtas.data.source import canonical, open_with_tasks
 from bmtas.errors import BudgetError, UsageError, nearest
+from bmtas.method_options import means_nothing
 from bmtas.methods.space import with_operations
 from bmtas.methods.spaces import open_space, own_settings, preset_overrides, space_budgets
 from bmtas.networks.backbone import get_backbone
@@ -57,9 +58,13 @@ _OF_A_SEARCH = {
     "resource_term": "--resource-weight or --no-resource-term",
     "cost_estimate": "--cost-estimate",
 }
-"""Settings that only the search under a budget has, with their options."""
-_OF_TREES = {key: _OF_A_SEARCH[key] for key in ("estimator", "activation_checkpointing", "cost_estimate")}
-"""Those that of all searches the branched one alone has."""
+"""Settings that not every method has, with their options."""
+_FIELDS = {
+    "decode": ("--decode", Decode.BEST),
+    "search_size": ("--search-size", None),
+    "no_resizing": ("--no-resizing", False),
+}
+"""Fields of a request that not every method has, with their options and what they are where nothing is asked."""
 _OF_BOTH = {"batch_size": "--batch-size", "accumulate": "--accumulate", "precision": "--precision"}
 _SEARCH_OPTIONS = {**_OF_A_SEARCH, **_OF_BOTH, "resource_weight": "--resource-weight"}
 _TRAIN_OPTIONS = {**_OF_BOTH, "steps": "--train-steps", "learning_rate": "--train-learning-rate"}
@@ -70,7 +75,8 @@ class Request:
     """What the user asked of a search; None stands for the preset's or the data's own choice. Sizes are (height, width).
 
     `table` is a file with a cost table of the user's own, whose resources are added to the counted ones. `reference` is the
-    architecture that the method "permuted" permutes, and no other method takes. `own` are settings of the method alone, as text.
+    architecture that the method "permuted" permutes, and no other method takes. `own` are settings of the method alone, as text. `usual` names options, such as --search-steps, that are set
+    for searches in general: where they mean nothing to the method they are left out, where all others are refused.
     """
 
     data: str = "scenes"
@@ -91,6 +97,7 @@ class Request:
     own: dict[str, str] | None = None
     search_overrides: dict[str, Any] | None = None
     train_overrides: dict[str, Any] | None = None
+    usual: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,8 @@ def plan_search(request: Request) -> Plan:
         raise UsageError(
             f"{len(tasks)} tasks; architectures can be searched for up to {MOST_DECODED_TASKS}, so name fewer with --tasks"
         )
-    _check_method(request, [task.name for task in tasks])
+    _check_reference(request, [task.name for task in tasks])
+    request, left_out = _without_idle(request)
     try_kinds(tasks)
     size = request.size or dataset.size
     own_table = None if request.table is None else read_table(request.table)
@@ -159,7 +167,7 @@ def plan_search(request: Request) -> Plan:
         reference=None if request.reference is None else request.reference.to_json(),
         own=own,
     )
-    return Plan(config, table, tuple(budgets), dataset, tuple(notes))
+    return Plan(config, table, tuple(budgets), dataset, (*left_out, *notes))
 
 
 def _settings(request: Request, dataset: Dataset, tasks: Sequence[Task]) -> tuple[SearchSettings, TrainSettings]:
@@ -294,8 +302,8 @@ def _check_together(table: CostTable, budgets: Sequence[Budget]) -> None:
     raise BudgetError("; ".join([reason, *left]))
 
 
-def _check_method(request: Request, tasks: list[str]) -> None:
-    """Refuse options that mean nothing to the method, and a reference that is missing or of other tasks. Raises UsageError."""
+def _check_reference(request: Request, tasks: list[str]) -> None:
+    """Refuse a reference that is missing, of other tasks, or of no use to the method. Raises UsageError."""
     method, reference = request.method, request.reference
     if (reference is None) == (method is Method.PERMUTED):
         raise UsageError(
@@ -307,17 +315,27 @@ def _check_method(request: Request, tasks: list[str]) -> None:
             f"the run of --from is of {reference.backbone} with the tasks {', '.join(reference.tasks)}, this one of "
             f"{request.backbone} with {', '.join(tasks)}; permute a tree of the same backbone and tasks"
         )
-    if method is Method.BRANCHED:
-        return
-    of_others = _OF_TREES if method.searches else _OF_A_SEARCH
-    given = [option for key, option in of_others.items() if (request.search_overrides or {}).get(key) is not None]
-    given += ["--decode"] if request.decode is not Decode.BEST else []
-    if not method.searches:
-        given += ["--search-size"] if request.search_size is not None else []
-        given += ["--no-resizing"] if request.no_resizing else []
-    if given:
+
+
+def _without_idle(request: Request) -> tuple[Request, list[str]]:
+    """Return the request without what means nothing to its method, and what was left out. Raises UsageError where that is not `usual`."""
+    method, overrides = request.method, dict(request.search_overrides or {})
+    idle = {key: option for key, option in _OF_A_SEARCH.items() if overrides.get(key) is not None}
+    idle |= {name: option for name, (option, nothing) in _FIELDS.items() if getattr(request, name) != nothing}
+    idle |= {"own": "--set"} if request.own and "--set" in request.usual else {}
+    idle = {key: option for key, option in idle.items() if means_nothing(method, option.split(" or ")[0])}
+    typed = [option for option in idle.values() if request.usual.isdisjoint(option.split(" or "))]
+    if typed:
         why = "which searches no trees" if method.searches else "which takes no search steps"
-        raise UsageError(f"{', '.join(given)}: means nothing to --method {method.value}, {why}; leave it out")
+        raise UsageError(f"{', '.join(typed)}: means nothing to --method {method.value}, {why}; leave it out")
+    if not idle:
+        return request, []
+    gone = {*idle, *(["resource_weight"] if "resource_term" in idle else [])}
+    kept = {key: value for key, value in overrides.items() if key not in gone}
+    fields: dict[str, Any] = {name: nothing for name, (_, nothing) in _FIELDS.items() if name in idle}
+    fields |= {"own": None} if "own" in idle else {}
+    note = f"left out of the settings, for they mean nothing to --method {method.value}: {', '.join(idle.values())}"
+    return replace(request, search_overrides=kept, **fields), [note]
 
 
 def _budgets(

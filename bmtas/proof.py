@@ -56,7 +56,10 @@ def prove_costs(
     for budget in budgets:
         cost = max(stated[budget.resource], measured.get(budget.resource, 0.0))
         if cost > budget.value:
-            raise BudgetError(f"the network found has {_exactly(cost, budget.resource)}, over {budget.text}")
+            raise BudgetError(
+                f"the network found has {_exactly(cost, budget.resource)}, over {budget.text}; "
+                "it is not handed over. Search with a larger budget"
+            )
     return stated, measured
 
 

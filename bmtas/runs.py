@@ -31,7 +31,7 @@ from pydantic import ValidationError
 from bmtas.architecture import Architecture, BranchedArchitecture
 from bmtas.config import SCHEMA_VERSION, RunConfig
 from bmtas.errors import BudgetError, EnvironmentProblem, UsageError
-from bmtas.files import read_json, write_json, write_text
+from bmtas.files import first_problem, read_json, write_json, write_text
 from bmtas.tables import architecture_costs
 from costs.table import CostTable
 from costs.units import Resource, format_quantity, parse_budget
@@ -65,7 +65,10 @@ class Run:
         try:
             return RunConfig.model_validate(data)
         except ValidationError as error:
-            raise UsageError(f"{self.path / 'run.json'} is not a run's configuration: {error}") from None
+            raise UsageError(
+                f"{self.path / 'run.json'} is not a run's configuration: {first_problem(error)}; it was changed after it was "
+                "written, restore it"
+            ) from None
 
     def table(self) -> CostTable:
         """Read the cost table."""

@@ -76,6 +76,35 @@ def usual_runs(typed: Path) -> Path:
     return Path(str(told))
 
 
+def from_the_file(context: typer.Context) -> frozenset[str]:
+    """Return the options of a command that were not typed but stand in the file, such as --search-steps."""
+    return frozenset(p.opts[0] for p in context.command.params if _source(context, p.name) == "DEFAULT_MAP")
+
+
+def one_of(context: typer.Context, first: str, second: str) -> tuple[Any, Any]:
+    """Return the values of two parameters that contradict each other: of what is typed and what stands in the file only the former.
+
+    Raises UsageError where both are typed, or both stand in the file.
+    """
+    values = context.params[first], context.params[second]
+    if any(value is None or value is False for value in values):
+        return values
+    where = _source(context, first), _source(context, second)
+    parameters = {p.name: p for p in context.command.params}
+    if where[0] == where[1]:
+        names = " and ".join(parameters[name].opts[0] for name in (first, second))
+        raise UsageError(f"{names} contradict each other; leave one out")
+    idle = 0 if where[0] == "DEFAULT_MAP" else 1
+    unset = parameters[(first, second)[idle]].default
+    return (unset, values[1]) if idle == 0 else (values[0], unset)
+
+
+def _source(context: typer.Context, parameter: str | None) -> str:
+    """Return where the value of a parameter comes from, in click's word: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP or DEFAULT."""
+    source = None if parameter is None else context.get_parameter_source(parameter)
+    return "" if source is None else source.name
+
+
 def read_configuration(path: Path, context: typer.Context) -> tuple[dict[str, Any], list[Path]]:
     """Return the values of the file by command and parameter, as click takes defaults, and the plugins that it names.
 
@@ -85,7 +114,7 @@ def read_configuration(path: Path, context: typer.Context) -> tuple[dict[str, An
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is no TOML: {error}; correct it there") from None
     plugins = content.pop(PLUGINS, [])
     if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
         raise UsageError(

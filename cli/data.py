@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cli.options import Json, Quiet
+from cli.options import Json, Quiet, data_names
 
 DEFAULT_PICTURE = Path("data-check.png")
 
@@ -24,7 +24,9 @@ def check_command(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA", help="scenes, planted, a manifest (.yaml), or a folder: your own or a download."
+            metavar="DATA",
+            help="scenes, planted, a manifest (.yaml), or a folder: your own or a download.",
+            autocompletion=data_names,
         ),
     ],
     everything: Annotated[

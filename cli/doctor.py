@@ -25,8 +25,8 @@ def doctor_command(json: Json = None, runs: Runs = DEFAULT_RUNS) -> None:
         out().print(_as_table(machine, findings))
     faults = [finding for finding in findings if finding.level == "fault"]
     if faults:
-        told = "; ".join(f"{f.name}: {f.found}" + (f" (mend it: {f.fix})" if f.fix else "") for f in faults)
-        raise EnvironmentProblem(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}: {told}")
+        told = "; ".join(f"{f.name}: {f.found}" + (f" ({f.fix})" if f.fix else "") for f in faults)
+        raise EnvironmentProblem(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} to mend: {told}")
 
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "bold red"}

@@ -9,7 +9,7 @@ import typer
 
 from bmtas.errors import UsageError
 from cli.groups import DefaultGroup
-from cli.options import Json, Quiet
+from cli.options import Json, Quiet, data_names
 from cli.profile_kit import (
     PASSES,
     Asked,
@@ -60,7 +60,10 @@ def profile_command(
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="scenes or a manifest, as in `bmtas search`, or a known task set.")
+        str | None,
+        typer.Option(
+            help="scenes or a manifest, as in `bmtas search`, or a known task set.", autocompletion=data_names
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH; the data's own size, or 512x512 for a task set.")

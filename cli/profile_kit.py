@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from cli.options import Json, Quiet
+from cli.options import Json, Quiet, data_names
 
 if TYPE_CHECKING:
     from bmtas.progress import Progress
@@ -48,7 +48,9 @@ _ENERGY_S = 1.0
 
 def prepare_command(
     kit: Annotated[Path, typer.Argument(help="Folder for the kit; new or empty.")],
-    data: Annotated[str, typer.Option(help="Data or task set, as in `bmtas profile`.")] = "scenes",
+    data: Annotated[
+        str, typer.Option(help="Data or task set, as in `bmtas profile`.", autocompletion=data_names)
+    ] = "scenes",
     tasks: Annotated[str | None, typer.Option(help="Some of its tasks, with commas.")] = None,
     backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet50, or tiny (for checks).")] = "mobilenet_v2",
     size: Annotated[

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs, choices, completing
+from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs, choices, completing, data_names
 
 
 def search_command(
+    context: typer.Context,
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -21,7 +22,8 @@ def search_command(
         str,
         typer.Option(
             help="scenes (generated, nothing to download), a manifest (.yaml), the folder of a data set as it is downloaded, or "
-            "planted (for checks)."
+            "planted (for checks).",
+            autocompletion=data_names,
         ),
     ] = "scenes",
     method: Annotated[
@@ -162,6 +164,7 @@ def search_command(
     from bmtas.ranks import speaks
     from bmtas.runs import FOUND, open_run
     from bmtas.workflow import run_search
+    from cli.configuration import from_the_file, one_of
     from cli.console import ShownProgress, emit_json, out, parse_settings, parse_size
     from cli.next_step import Following, say_next
     from cli.plan_view import show_plan
@@ -175,10 +178,9 @@ def search_command(
     ):
         if value not in [choice.value for choice in known]:
             raise UsageError(f"unknown {option} {value!r}; {nearest(value, [choice.value for choice in known])}")
-    if resource_weight is not None and no_resource_term:
-        raise UsageError("--resource-weight and --no-resource-term contradict each other; leave one out")
-    if no_resizing and search_size is not None:
-        raise UsageError("--no-resizing and --search-size contradict each other; leave one out")
+    usual = from_the_file(context)
+    resource_weight, no_resource_term = one_of(context, "resource_weight", "no_resource_term")
+    no_resizing, search_size = one_of(context, "no_resizing", "search_size")
     other = None if reference is None else open_run(runs, reference)
     request = Request(
         data=data,
@@ -217,6 +219,7 @@ def search_command(
             "batch_size": batch_size,
             "learning_rate": train_learning_rate,
         },
+        usual=usual,
     )
     with ShownProgress(quiet=quiet or not speaks()) as progress:
         plan = plan_search(request)

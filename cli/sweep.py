@@ -146,7 +146,8 @@ class _Ask:
         """Return the specification, with those of `bmtas search` in the settings file where none is given; its budgets may be empty."""
         from bmtas.errors import UsageError
         from bmtas.extras import own_version
-        from bmtas.sweep.plan import SweepSpec, check_seeds, means_nothing, read_budgets, read_methods
+        from bmtas.method_options import means_nothing
+        from bmtas.sweep.plan import SweepSpec, check_seeds, read_budgets, read_methods
 
         of_one = self.of_search.get("budget")  # a search has all its budgets at once
         budgets = budgets or ([",".join(of_one)] if of_one else [])

@@ -201,16 +201,22 @@ def _found_view(sweep: Sweep) -> Table:
     return view
 
 
+_SHOWN = {"gone": "was done, but what it had written is gone"}
+
+
 def plan_view(sweep: Sweep | None, spec: SweepSpec, root: Path, json: str | None) -> None:
-    """Show the jobs that would be done, and which of them are done already."""
+    """Show the jobs that would be done, and which of them are done already; of those whose files are gone it says so."""
+    from bmtas.sweep.conduct import jobs_left
     from bmtas.sweep.plan import job_list
 
-    states = {} if sweep is None else sweep.states()
     jobs = job_list(spec)
+    left = None if sweep is None else jobs_left(sweep)
+    states = {} if left is None else {job.name: left[job.name].status if job.name in left else "done" for job in jobs}
+    states |= {name: "gone" for name in left or () if states[name] == "done"}
     if json is not None:
         listed = [{"name": j.name, "method": j.method.value, "budgets": list(j.budgets), "seed": j.seed} for j in jobs]
         for entry in listed:
-            entry["status"] = states[str(entry["name"])].status if states else "waiting"
+            entry["status"] = states.get(str(entry["name"]), "waiting")
         emit_json(
             {
                 "schema_version": 1,
@@ -229,7 +235,7 @@ def plan_view(sweep: Sweep | None, spec: SweepSpec, root: Path, json: str | None
         markup=False,
     )
     for job in jobs:
-        state = f"  {states[job.name].status}" if states else ""
+        state = f"  {_SHOWN.get(states[job.name], states[job.name])}" if states else ""
         console.print(f"  {job.name}{state}", markup=False)
     steps = ["search", *(["train"] if spec.train else []), *(["export"] if spec.bench else [])]
     after = "; bench one after another at the end" if spec.bench else ""

@@ -157,7 +157,9 @@ class CostTable(Frozen):
         Raises CostError if not known, or not proportional to the number of groups.
         """
         if self.dependence(resource) != "groups_proportional":
-            raise CostError(f"{resource} depends on {self.dependence(resource)} here: one group has no cost of its own")
+            raise CostError(
+                f"{resource} depends on {self.dependence(resource)} here: one group has no cost of its own; take count_costs"
+            )
         return np.array([layer.per_group[resource] for layer in self.layers], dtype=np.float64)
 
     def count_costs(self, resource: Resource) -> npt.NDArray[np.float64]:
@@ -346,12 +348,14 @@ class CostTable(Frozen):
         if resource not in _stated(self.layers[0]):
             counted = resource in (Resource.MADDS, Resource.PARAMS)
             remedy = (
-                "" if counted else "; give `bmtas search` --costs with a table that does, or a budget in one of those"
+                "take a table that counts it, or make this one anew with `bmtas profile`"
+                if counted
+                else "give `bmtas search` --costs with a table that does, or a budget in one of those"
             )
             if resource in (Resource.LATENCY_MS, Resource.ENERGY_MJ):
                 remedy += ". `bmtas profile --latency` measures one"
             raise CostError(
-                f"the cost table of {self.backbone} knows {_names(self.resources())}, not {resource}{remedy}"
+                f"the cost table of {self.backbone} knows {_names(self.resources())}, not {resource}; {remedy}"
             )
         return resource
 

@@ -118,7 +118,8 @@ def permuted_tree(tree: Sequence[Sequence[Sequence[int]]], seed: int) -> Tree:
         if [_as_sets(grouping) for grouping in found] != original:
             return found
     raise CostError(
-        "whichever way the tasks are dealt to its branches, this tree stays the same: they all stand alike in it"
+        "whichever way the tasks are dealt to its branches, this tree stays the same, for they all stand alike in it; take a "
+        "tree in which tasks are shared differently"
     )
 
 

@@ -20,9 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_count_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Counts are remembered within one run of the tests, and never read from or left in the user's cache."""
+    """Counts are remembered within one run of the tests, by all its processes, and never read from or left in the user's cache."""
+    own = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BMTAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BMTAS_CACHE", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"))
         patch.delenv("COLUMNS", raising=False)  # tests in several processes get the terminal's, and tables its width
         yield
 

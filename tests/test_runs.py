@@ -98,6 +98,10 @@ def test_a_configuration_that_is_none_is_told(tmp_path: Path, config: RunConfig)
     path.write_text('{"schema_version": 1, "backbone": "mobilenet_v2"}')
     with pytest.raises(UsageError, match=r"run\.json is not a run's configuration"):
         run.config()
+    stored = json.loads(config.model_dump_json()) | {"budgets": ["9 bananas"]}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match=r"run\.json is not a run's configuration: budgets\.0: .*'9 bananas'"):
+        run.config()
     path.write_text('{"backbone": "mobilenet_v2"}')
     with pytest.raises(UsageError, match="carries no schema_version"):
         run.config()

@@ -104,7 +104,9 @@ def build_network(architecture: Architecture, tasks: Iterable[Task], weights: We
     by_name = {task.name: task for task in tasks}
     unknown = sorted(set(architecture.tasks) - set(by_name))
     if unknown:
-        raise UsageError(f"architecture: tasks {unknown} are not among those given, {sorted(by_name)}")
+        raise UsageError(
+            f"architecture: tasks {unknown} are not among those given, {sorted(by_name)}; give all of its tasks"
+        )
     graph, kit = architecture.graph(backbone.tap), Kit(backbone, by_name, weights)
     modules = {name: kit.build(operation) for name, operation in graph.modules().items()}
     return GraphNetwork(graph, modules, [name for name in architecture.tasks if by_name[name].dense])

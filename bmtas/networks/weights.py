@@ -54,7 +54,9 @@ def load_weights(choice: str, backbone: Backbone) -> Weights | None:
         return _by_operation(_fetch_imagenet(backbone, backbone.weights_name), backbone, backbone.weights_name)
     path = Path(choice)
     if not path.is_file():
-        raise UsageError(f"--weights {choice!r} is neither 'imagenet' nor 'none' nor a file that exists")
+        raise UsageError(
+            f"--weights {choice!r} is neither 'imagenet' nor 'none' nor a file that exists; give one of these"
+        )
     return _by_operation(_read_file(path), backbone, str(path))
 
 

@@ -95,19 +95,20 @@ def failed_jobs(sweep: Sweep) -> list[tuple[Job, JobState]]:
     ]
 
 
+def jobs_left(sweep: Sweep) -> dict[str, JobState]:
+    """Return how the jobs stand that are not done, or of which files are gone, by name. Raises UsageError as `JobFolder.state` does."""
+    states = {job: sweep.folder(job).state() for job in sweep.jobs}
+    return {job.name: s for job, s in states.items() if s.status != "done" or next_command(sweep, job) is not None}
+
+
 def _left(sweep: Sweep, watcher: Watcher) -> list[Job]:
-    """Return the jobs that are not done, or of which files are gone, all set to waiting with no attempts made; say what is begun again."""
-    left, again = [], []
-    for job in sweep.jobs:
-        folder = sweep.folder(job)
-        state = folder.state()
-        if state.status == "done" and next_command(sweep, job) is None:
-            continue
-        if state.status != "waiting":
-            again.append(f"{job.name} ({_WHY[state.status]})")
-        if state != JobState(job=job.name):
-            folder.write(JobState(job=job.name))
-        left.append(job)
+    """Return the jobs that are left, all set to waiting with no attempts made; say what is begun again."""
+    states = jobs_left(sweep)
+    left = [job for job in sweep.jobs if job.name in states]
+    again = [f"{name} ({_WHY[state.status]})" for name, state in states.items() if state.status != "waiting"]
+    for job in left:
+        if states[job.name] != JobState(job=job.name):
+            sweep.folder(job).write(JobState(job=job.name))
     done = len(sweep.jobs) - len(left)
     if done:
         watcher.note(f"{done} of {len(sweep.jobs)} jobs are done already and are not repeated")

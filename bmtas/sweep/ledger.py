@@ -169,7 +169,10 @@ def open_sweep(path: Path) -> Sweep:
     try:
         return Sweep(path, SweepSpec.model_validate(data))
     except ValidationError as error:
-        raise UsageError(f"{path / 'sweep.json'} is not a sweep's specification: {first_problem(error)}") from None
+        raise UsageError(
+            f"{path / 'sweep.json'} is not a sweep's specification: {first_problem(error)}; "
+            "restore it, or start the sweep in another folder"
+        ) from None
 
 
 def all_sweeps(root: Path) -> list[Path]:

@@ -11,19 +11,11 @@ from typing import Literal
 
 from bmtas.config import Method
 from bmtas.errors import UsageError, nearest
+from bmtas.method_options import means_nothing
 from bmtas.settings import Settings
 from costs.errors import CostError
 from costs.units import Resource, parse_budget
 
-_OF_A_SEARCH = frozenset(
-    (
-        *("--warmup-steps", "--search-steps", "--search-learning-rate", "--resource-weight", "--no-resource-term"),
-        *("--search-size", "--no-resizing"),
-    )
-)
-"""Options of `bmtas search` that mean something only to methods that learn architecture parameters."""
-_OF_TREES = frozenset(("--estimator", "--activation-checkpointing", "--cost-estimate"))
-"""Those that of all methods the branched search alone has."""
 _OF_TRAINING_TOO = frozenset(("--device", "--compile"))
 """Those that `bmtas train` has as well."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -132,15 +124,6 @@ def takes_budgets(method: Method) -> bool:
     if method.wired:
         return method.searches
     return method not in (Method.SINGLE, Method.SHARED)
-
-
-def means_nothing(method: Method, option: str) -> bool:
-    """Say whether an option of `bmtas search` means nothing to the method, which would refuse it."""
-    if option == "--set":
-        return method.one_module or method is Method.BRANCHED  # they have no settings of their own
-    if method is Method.BRANCHED:
-        return False
-    return option in (_OF_TREES if method.searches else _OF_A_SEARCH | _OF_TREES)
 
 
 def job_list(spec: SweepSpec) -> tuple[Job, ...]:

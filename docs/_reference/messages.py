@@ -81,9 +81,11 @@ def collect(root: Path) -> list[Message]:
     codes = error_classes(root)
     found = []
     for path in sources(root):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = _constant_texts(tree)
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in codes and node.args:
-                text = _text(node.args[0])
+                text = _text(node.args[0], texts)
                 if any(isinstance(part, ast.Constant) for part in _pieces(node.args[0])):
                     name = node.func.id
                     file = path.relative_to(root).as_posix()
@@ -99,17 +101,28 @@ def _pieces(node: ast.expr) -> list[ast.expr]:
     return [node] if not isinstance(node, ast.Constant) or isinstance(node.value, str) else []
 
 
-def _text(node: ast.expr) -> str:
+def _constant_texts(tree: ast.Module) -> dict[str, str]:
+    """Return the texts that a module keeps under names, which messages take as fields."""
+    return {
+        ast.unparse(line.targets[0]): line.value.value
+        for line in tree.body
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+    }
+
+
+def _text(node: ast.expr, texts: Mapping[str, str]) -> str:
     return "".join(
-        str(piece.value) if isinstance(piece, ast.Constant) else f"{{{_field(piece)}}}" for piece in _pieces(node)
+        str(piece.value) if isinstance(piece, ast.Constant) else _field(piece, texts) for piece in _pieces(node)
     )
 
 
-def _field(piece: ast.expr) -> str:
-    """Return a field's expression; only its name where it is long."""
+def _field(piece: ast.expr, texts: Mapping[str, str]) -> str:
+    """Return a constant's text, or a field's expression in braces; `...` where that is long."""
     inner = piece.value if isinstance(piece, ast.FormattedValue) else piece
     shown = ast.unparse(inner)
-    return shown if len(shown) <= 40 and "{" not in shown else "..."
+    if shown in texts:
+        return texts[shown]
+    return f"{{{shown}}}" if len(shown) <= 40 and "{" not in shown else "{...}"
 
 
 def page(root: Path) -> str:

@@ -113,7 +113,8 @@ def _of_onnx_runtime(path: Path, provider: str, threads: int, feed: dict[str, Ar
         got = session.get_providers()[0]
         if got != PROVIDERS[provider]:
             raise EnvironmentProblem(
-                f"--layers: the profile was asked of {PROVIDERS[provider]}, and ONNX Runtime took {got}"
+                f"--layers: the profile was asked of {PROVIDERS[provider]}, and ONNX Runtime took {got}; "
+                "`bmtas doctor` tells why, --provider cpu measures on the CPU"
             )
         for _ in range(WARMUP + INFERENCES):
             session.run(None, feed)

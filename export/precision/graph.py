@@ -69,7 +69,7 @@ def value_types(model: ModelProto) -> dict[str, ValueType]:
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise BuildError(f"the types of the ONNX graph cannot be inferred: {error}") from None
+        raise BuildError(f"the types of the ONNX graph cannot be inferred: {error}; export it again") from None
     types = {i.name: ValueType(i.data_type, len(i.dims)) for i in inferred.graph.initializer}
     for info in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
         tensor = info.type.tensor_type
@@ -160,7 +160,9 @@ def checked(model: ModelProto) -> ModelProto:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BuildError(f"lowering the precision gave no valid ONNX model: {error}") from error
+        raise BuildError(
+            f"lowering the precision gave no valid ONNX model: {error}; export FP32, which leaves it as it is"
+        ) from error
     return model
 
 

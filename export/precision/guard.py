@@ -72,7 +72,8 @@ def parse_max_drop(text: str) -> Drop:
         drop = _share(share, text)
         if bool(equals) != bool(name) or name in by_task or (not equals and default is not None):
             raise UsageError(
-                f"--max-drop {text!r}: {part.strip()!r} names no task, or gives again what was given before"
+                f"--max-drop {text!r}: {part.strip()!r} names no task, or gives again what was given before; "
+                "write one share for all tasks, or TASK=SHARE once for each"
             )
         if equals:
             by_task[name] = drop

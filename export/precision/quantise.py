@@ -227,7 +227,10 @@ def _chosen(model: ModelProto, style: str, keep: Collection[str], only: Collecti
             chosen.append(node.name)
             eight.update(node.output)
     if not any(node.name in set(chosen) and node.op_type in WEIGHTED for node in model.graph.node):
-        raise BuildError("no convolution or matrix product is left to quantise: all of them are kept in floating point")
+        raise BuildError(
+            "no convolution or matrix product is left to quantise: all of them are kept in floating "
+            "point; export 16 bits, or keep fewer of them"
+        )
     return chosen
 
 

@@ -77,7 +77,9 @@ def overflowing(
     if precision not in HALF_PRECISIONS:
         raise UsageError(f"unknown 16-bit precision {precision!r}; {nearest(precision, HALF_PRECISIONS)}")
     if not headroom >= 1:
-        raise UsageError(f"the headroom {headroom} is below 1: values as large as those seen would overflow")
+        raise UsageError(
+            f"the headroom {headroom} is below 1: values as large as those seen would overflow; take 1 or more"
+        )
     limit = LARGEST[precision] / headroom
     sizes = {value: found.largest for value, found in value_ranges(model, feeds).items() if found.largest > limit}
     found = unfit_weights(model, precision)
@@ -134,5 +136,5 @@ def _require_finite(numbers: Array, value: str) -> None:
     if np.issubdtype(numbers.dtype, np.floating) and not np.isfinite(numbers).all():
         raise BuildError(
             f"the FP32 network gives numbers that are not finite at {value!r}: no precision can be chosen for it. "
-            "Look at the weights and at the images"
+            "Check the weights and the images"
         )

@@ -47,7 +47,8 @@ class References:
         names = [task.name for task in self.tasks]
         if not names or sorted(names) != sorted(self.outputs) or len(set(names)) < len(names):
             raise UsageError(
-                f"references: outputs of {', '.join(self.outputs) or 'no task'} for the tasks {', '.join(names)}"
+                f"references: outputs of {', '.join(self.outputs) or 'no task'} for the tasks {', '.join(names)}; "
+                "each task needs its output, and no other may be there"
             )
         for task in self.tasks:
             self._check(task, self.outputs[task.name])

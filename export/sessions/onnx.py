@@ -55,7 +55,10 @@ class OnnxSession(OneImage):
         try:
             self._session = runtime.InferenceSession(content, options, providers=[PROVIDERS[provider]])
         except Exception as error:  # noqa: BLE001 -- the runtime's exceptions have no common public class
-            raise UsageError(f"{self.where} cannot be loaded by ONNX Runtime: {error}") from None
+            raise UsageError(
+                f"{self.where} cannot be loaded by ONNX Runtime: {error}; "
+                "if it was cut short or changed, export it again"
+            ) from None
         got = self._session.get_providers()[0]
         if got != PROVIDERS[provider]:
             raise _fell_back(provider, f"it took {got} instead, because the provider's libraries do not load")

@@ -64,7 +64,10 @@ class OpenVinoSession(OneImage):
         try:
             self._compiled = core.compile_model(model, device, settings)
         except RuntimeError as error:
-            raise BuildError(f"{self.where} cannot be compiled by OpenVINO: {_first_line(error)}") from None
+            raise BuildError(
+                f"{self.where} cannot be compiled by OpenVINO: {_first_line(error)}; "
+                "if it was cut short or changed, export it again"
+            ) from None
         self.runtime = f"openvino {openvino.__version__.split('-')[0]}"
         self.provider = device
         self.executed = _executed(self._compiled)

@@ -122,7 +122,7 @@ def check_wiring(manifest: Manifest, where: str) -> None:
             made[stage.file, port.name] = port
     for task in manifest.tasks:
         if sources.get(task, IMAGE) == IMAGE:
-            raise UsageError(f"{where}: no stage makes the output of the task {task!r}")
+            raise UsageError(f"{where}: no stage makes the output of the task {task!r}; export the stages again")
     _check_tasks(manifest, sources, where)
 
 
@@ -142,7 +142,7 @@ def _check_tasks(manifest: Manifest, sources: dict[str, str], where: str) -> Non
         if needing[file] != set(stage.tasks):
             raise UsageError(
                 f"{where}: {file} names the tasks {', '.join(sorted(stage.tasks))}, but what is wired to it is needed by "
-                f"{', '.join(sorted(needing[file])) or 'none'}"
+                f"{', '.join(sorted(needing[file])) or 'none'}; export the stages again"
             )
 
 

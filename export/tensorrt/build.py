@@ -104,7 +104,8 @@ def _parse(trt: Any, builder: Any, settings: Settings, onnx_path: Path) -> tuple
     if not parser.parse_from_file(str(onnx_path)):
         problems = [parser_problem(parser.get_error(i)) for i in range(parser.num_errors)]
         raise BuildError(
-            f"TensorRT {trt.__version__} cannot parse {onnx_path}: {'; '.join(problems) or api.told(api.log().take())}"
+            f"TensorRT {trt.__version__} cannot parse {onnx_path}: {', '.join(problems) or api.told(api.log().take())}; "
+            "install a newer TensorRT, or export FP32, which all of them read"
         )
     return definition, parser
 

@@ -90,7 +90,7 @@ def check(loaded: Any, code: int, what: str) -> None:
     """Raise EnvironmentProblem with CUDA's own words if `code` is not 0, success."""
     if code:
         words = loaded.cudaGetErrorString(code).decode(errors="replace")
-        raise EnvironmentProblem(f"{what} failed: {words} (CUDA error {code})")
+        raise EnvironmentProblem(f"{what} failed: {words} (CUDA error {code}); `bmtas doctor` checks GPU and driver")
 
 
 def call(name: str, *arguments: Any) -> None:

@@ -87,7 +87,7 @@ class LoadedEngine(OneImage):
     def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if feeds.keys() != self.inputs.keys():
             raise UsageError(
-                f"the engine takes {', '.join(self.inputs)}, but was given {', '.join(feeds) or 'nothing'}"
+                f"the engine takes {', '.join(self.inputs)}, but was given {', '.join(feeds) or 'nothing'}; give each of its inputs once"
             )
         for name, values in feeds.items():
             spec = self.inputs[name]

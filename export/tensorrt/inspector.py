@@ -98,7 +98,7 @@ def check_precision(asked: str, formats: Mapping[str, int], least: float | None 
     if not shares:
         raise BuildError(
             f"the engine does not tell in which precision its layers were built (formats: {', '.join(formats) or 'none'}), so {asked} "
-            "cannot be proved"
+            "cannot be proved; build it again with `bmtas build`, which asks TensorRT to keep that"
         )
     if asked == "fp32":
         reduced = [kind for kind in shares if kind in _REDUCED]

@@ -36,7 +36,7 @@ def read_header(data: bytes, where: str) -> PlanHeader:
         raise UsageError(f"{where} has {len(data)} bytes; a TensorRT plan begins with {HEADER_BYTES}: it was cut short")
     tag, serialisation = struct.unpack_from("<II", data)
     if tag != TAG:
-        raise UsageError(f"{where} is no TensorRT plan: {_what_it_is(data, tag)}")
+        raise UsageError(f"{where} is no TensorRT plan: {_what_it_is(data, tag)}; build one with `bmtas build`")
     if serialisation != 0:
         raise UsageError(
             f"{where} is a TensorRT plan of layout {serialisation}; this version of bmtas reads layout 0: upgrade bmtas, or build the "
@@ -66,7 +66,7 @@ def parse_version(text: str) -> Version:
     """Return the leading numbers of a version such as `10.16.1.11` or `10.3.0+jetpack6`. Raises UsageError if there are none."""
     match = re.match(r"\d+(\.\d+)*", text)
     if match is None:
-        raise UsageError(f"{json.dumps(text)} is no version of TensorRT")
+        raise UsageError(f"{json.dumps(text)} is no version of TensorRT; expected numbers and points, such as 10.16.1")
     return tuple(int(part) for part in match.group().split("."))
 
 

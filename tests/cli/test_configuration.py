@@ -126,6 +126,8 @@ def test_colours_are_left_out_where_they_are_not_wanted() -> None:
         ("bmtas search --preset st", "standard"),
         ("bmtas search --backbone mobile", "mobilenet_v2"),
         ("bmtas train --network sep", "separate"),
+        ("bmtas search --data sce", "scenes"),
+        ("bmtas data check plan", "planted"),
     ],
 )
 def test_the_shell_completes_commands_and_values(typed: str, expected: str) -> None:
@@ -151,6 +153,54 @@ def test_completion_looks_where_the_runs_are() -> None:
     assert told.split() == ["001-exp"]
     words = "bmtas show --runs other --run 0"
     assert terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD="5").split() == ["001-other"]
+
+
+def test_the_shell_completes_data(tmp_path: Path) -> None:
+    (tmp_path / "sub" / "scans").mkdir(parents=True)
+    for name in ("scan.yaml", "scan.txt", ".scan.yaml"):
+        write("", f"sub/{name}")
+    for typed, expected in (("su", ["sub/"]), ("sub/", ["sub/scan.yaml", "sub/scans/"]), ("nowhere/", [])):
+        words = f"bmtas search --data {typed}"
+        assert terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD="3").split() == expected
+    whole = f"{tmp_path}/sub/scan."
+    told = terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS=f"bmtas data check {whole}", COMP_CWORD="3")
+    assert told.split() == [f"{whole}yaml"]
+
+
+SETTINGS = """
+[search]
+search-steps = 7
+warmup-steps = 2
+decode = "argmax"
+no-resource-term = true
+search-size = "32x32"
+set = ["entropy_weight=0"]
+"""
+
+
+def test_settings_for_searches_are_left_out_where_a_method_has_no_use_for_them(bmtas: Callable[..., Any]) -> None:
+    write(SETTINGS.replace("[search]", f"[search]\n{PLANTED}"))
+    result = bmtas("search", "--dry-run", "--json", "plan.json", "--method", "single")
+    assert result.code == 0, result.err
+    left = "--warmup-steps, --search-steps, --resource-weight or --no-resource-term, --decode, --search-size, --set"
+    assert f"mean nothing to --method single: {left}" in " ".join(result.err.split())
+    plan = json.loads(Path("plan.json").read_text("utf-8"))
+    assert (plan["method"], plan["decode"], plan["search"]["resource_term"]) == ("single", "best", "budget")
+    typed = bmtas("search", "--dry-run", "--method", "single", "--search-steps", 3)
+    assert typed.code == 2
+    assert "error: --search-steps: means nothing to --method single" in " ".join(typed.err.split())
+
+
+def test_of_options_that_contradict_each_other_the_typed_one_holds(bmtas: Callable[..., Any]) -> None:
+    write(f"[search]\n{PLANTED}no-resource-term = true\nsearch-size = '32x32'\n")
+    plan = planned(bmtas, "--resource-weight", 2, "--no-resizing")
+    assert (plan["search"]["resource_term"], plan["search"]["resource_weight"]) == ("weight", 2.0)
+    assert plan["search_size"] == plan["deploy_size"] != [32, 32]
+    write(f"[search]\n{PLANTED}resource-weight = 2\nno-resizing = true\n")
+    plan = planned(bmtas, "--no-resource-term", "--search-size", "32x32")
+    assert (plan["search"]["resource_term"], plan["search_size"]) == ("none", [32, 32])
+    both = bmtas("search", "--dry-run", "--no-resource-term", "--resource-weight", 2)
+    assert (both.code, "contradict each other" in both.err) == (2, True)
 
 
 def test_what_stands_at_the_top_need_not_fit_commands_that_are_not_run(bmtas: Callable[..., Any]) -> None:

@@ -116,7 +116,7 @@ def test_the_gap_bounds_what_a_narrow_beam_loses(tasks: int, rising: bool, resou
 def test_a_wider_beam_finds_more(draw_probs: Draw, resource: Resource) -> None:
     rng = np.random.default_rng(0)
     found: dict[int, list[float]] = {1: [], 4: [], 256: []}
-    for _ in range(6):
+    for _ in range(4):
         table, probs = table_for(rng, 9, 6), draw_probs(rng, 6, 9, 1.5)
         low, high = budget_range(table, resource)
         for width, values in found.items():

@@ -24,7 +24,7 @@ BUDGETS = {Method.MTL_NAS: "6MMAdds", Method.AUTOMTL: "4.5MMAdds", Method.DYNAMI
 SHORT = {"batch_size": 4, "warmup_steps": 2, "weight_steps": 2, "weight_steps_per_cycle": 1, "arch_steps_per_cycle": 1}
 
 
-@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("method", BUDGETS)
 def test_the_same_command_ends_with_the_same_network(
     method: Method,

@@ -83,7 +83,10 @@ def test_what_the_house_knows_of_mnasnet() -> None:
     assert isinstance(list(backbone.operations().values())[-1], RASPP)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0", "vgg16_bn", "regnet_y_400mf"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "densenet121", "efficientnet_b0", pytest.param("vgg16_bn", marks=pytest.mark.slow), "regnet_y_400mf"],
+)
 def test_stages_have_one_shape_each(name: str) -> None:
     backbone = torchvision_backbone(name)
     assert sum(backbone.stages) == backbone.layers  # stem and layers, but for the context module

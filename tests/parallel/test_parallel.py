@@ -45,6 +45,7 @@ def test_two_processes_search_as_one_with_the_whole_batch(finished: Finished, tm
     assert all(torch.allclose(weights[0][name], weights[1][name], rtol=1e-6, atol=1e-8) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_whole_batch(finished: Finished, tmp_path: Path) -> None:
     for processes in (1, 2):
         finished(processes, "train_worker.py", tmp_path / str(processes), 1)
@@ -73,6 +74,7 @@ def small(runs: Path, **changes: Any) -> list[Any]:
     return [BMTAS, "search", *(w for k, v in options.items() for w in (f"--{k}", v)), "--device", "cpu", "--runs", runs]
 
 
+@pytest.mark.slow
 def test_the_commands_run_in_two_processes_and_one_of_them_talks(finished: Finished, tmp_path: Path) -> None:
     out, err = finished(2, *small(tmp_path))
     (run,) = tmp_path.iterdir()
@@ -102,6 +104,7 @@ def wait_for_steps(process: subprocess.Popen[str]) -> None:
     assert any(line.startswith("search: ") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_signals_the_whole_job_loses_nothing(
     torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def test_the_front_in_all_its_forms(swept: tuple[Path, Any]) -> None:
         assert min(picture.size) > 300
 
 
-def test_a_dry_run_of_the_same_command_says_what_is_done_already(bmtas: Bmtas, swept: tuple[Path, Any]) -> None:
+def test_a_dry_run_of_the_same_command_says_what_is_done_already(
+    bmtas: Bmtas, swept: tuple[Path, Any], tmp_path: Path
+) -> None:
     sweeps, _ = swept
     asked = ("--budget", "1MMAdds", "--budget", "5MMAdds", "--method", "vanilla", *SMALL, "--sweeps", sweeps)
     answer = bmtas("sweep", *asked, "--dry-run", "--json", "-")
@@ -66,6 +69,11 @@ def test_a_dry_run_of_the_same_command_says_what_is_done_already(bmtas: Bmtas, s
     assert [job["status"] for job in told["jobs"]] == ["done", "failed", "done"]
     assert told["threads"] == 1  # those that it was begun with, whatever this machine has
     assert [path.name for path in sweeps.iterdir()] == ["001-planted"]
+    shutil.copytree(sweeps, tmp_path / "copy")
+    (last,) = (tmp_path / "copy" / "001-planted" / "jobs").glob("003-*")
+    shutil.rmtree(last / "runs")
+    answer = bmtas("sweep", *asked[:-1], tmp_path / "copy", "--dry-run", "--json", "-")
+    assert [job["status"] for job in json.loads(answer.out)["jobs"]] == ["done", "failed", "gone"]
 
 
 @pytest.mark.parametrize(

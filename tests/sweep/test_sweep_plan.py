@@ -13,9 +13,10 @@ import pytest
 
 from bmtas.config import Method
 from bmtas.errors import EnvironmentProblem, UsageError
+from bmtas.method_options import means_nothing
 from bmtas.planning import Request, plan_search
 from bmtas.sweep.ledger import Sweep, create_sweep, find_sweep
-from bmtas.sweep.plan import left_out, means_nothing, read_budgets, read_methods, search_arguments, takes_budgets
+from bmtas.sweep.plan import left_out, read_budgets, read_methods, search_arguments, takes_budgets
 from bmtas.sweep.preflight import check_start
 
 if sys.version_info >= (3, 11):

@@ -134,7 +134,10 @@ def _each(look: Callable[[Path], _T], files: Sequence[Path], tick: Callable[[], 
 def _values_of(path: Path) -> tuple[int, ...]:
     raw, mode = read_raw(path)
     if raw.ndim != 2 or raw.dtype.kind not in "biu":
-        raise UsageError(f"{path} holds {described(raw, mode)}, unlike the other files of its task")
+        raise UsageError(
+            f"{path} holds {described(raw, mode)}, unlike the other files of its task; "
+            "convert it, or take it out of the folder"
+        )
     return _distinct(raw)
 
 

@@ -130,6 +130,7 @@ def test_a_tree_of_some_of_the_tasks_is_put_together_from_the_same_templates(
     check_same(network, model, templates.whole(tree), names)
 
 
+@pytest.mark.slow
 def test_the_tap_of_a_mobilenet_reaches_all_heads(traced: Traced) -> None:
     pair = TASKS[:2]
     table = toy_table().model_copy(

@@ -18,7 +18,9 @@ from costs.units import Resource
 TASKS = (Task(name="depth", kind=TaskKind.DEPTH), Task(name="normals", kind=TaskKind.NORMALS))
 
 
-@pytest.mark.parametrize(("backbone", "networks"), [("tiny", 50), ("mobilenet_v2", 1)])
+@pytest.mark.parametrize(
+    ("backbone", "networks"), [("tiny", 12), pytest.param("tiny", 60, marks=pytest.mark.slow), ("mobilenet_v2", 1)]
+)
 def test_costs_are_those_of_the_built_network(backbone: str, networks: int) -> None:
     kit = Kit(get_backbone(backbone), {task.name: task for task in TASKS})
     space = ConvolutionSpace(kit)

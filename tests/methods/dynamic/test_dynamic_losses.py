@@ -49,7 +49,7 @@ def costs_of_draw(topology: Topology, kept: list[tuple[Arc, ...]], costs: ArcCos
     return costs.fixed + (graph.params(cost) if costs.parameters else graph.madds(cost))
 
 
-@pytest.mark.parametrize(("states", "flow", "tasks"), [(3, 2, 2), (2, 1, 3)])
+@pytest.mark.parametrize(("states", "flow", "tasks"), [pytest.param(3, 2, 2, marks=pytest.mark.slow), (2, 1, 3)])
 def test_expected_cost_is_that_of_all_draws(states: int, flow: int, tasks: int) -> None:
     topology = Topology((STATE,) * states, flow, None)
     rng = np.random.default_rng(states)
