@@ -211,8 +211,8 @@ def plan_view(sweep: Sweep | None, spec: SweepSpec, root: Path, json: str | None
 
     jobs = job_list(spec)
     left = None if sweep is None else jobs_left(sweep)
-    states = {} if left is None else {job.name: left[job.name].status if job.name in left else "done" for job in jobs}
-    states |= {name: "gone" for name in left or () if states[name] == "done"}
+    states: dict[str, str] = {} if left is None else {job.name: "done" for job in jobs}
+    states |= {name: "gone" if state.status == "done" else state.status for name, state in (left or {}).items()}
     if json is not None:
         listed = [{"name": j.name, "method": j.method.value, "budgets": list(j.budgets), "seed": j.seed} for j in jobs]
         for entry in listed:

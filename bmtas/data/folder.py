@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bmtas.data.folder_splits import read_splits, some
 from bmtas.data.labels import read_csv, read_label, resize_nearest
-from bmtas.data.manifest import Manifest, TaskSpec, read_manifest
+from bmtas.data.manifest import ImagesSpec, Manifest, TaskSpec, read_manifest
 from bmtas.data.protocol import Sample
 from bmtas.data.stored import image_size, read_image
 from bmtas.errors import UsageError, nearest
@@ -36,7 +36,7 @@ def open_folder(path: str | Path) -> FolderDataset:
 class FolderDataset:
     """Images and labels in a folder; implements `bmtas.data.protocol.Dataset`.
 
-    An id is the path of an image below the images folder without its suffix: `frame1`, `oslo/frame1`.
+    An id is the path of an image below the images folder without its prefix and suffix: `frame1`, `oslo/frame1`.
     Holds names only, so copies for worker processes are cheap.
     """
 
@@ -46,11 +46,11 @@ class FolderDataset:
         spec = manifest.spec
         self._tasks = manifest.tasks()
         self._image_folder = manifest.resolve(spec.images.folder, "images", "folder", folder=True)
-        self._images = _index(self._image_folder, spec.images.suffixes)
+        self._images = _index(self._image_folder, spec.images)
         if not self._images:
             raise UsageError(
-                f"{manifest.where('images', 'folder')}: no file in {self._image_folder} ends in "
-                f"{', '.join(spec.images.suffixes)}; correct 'folder' or 'suffix'"
+                f"{manifest.where('images', 'folder')}: no file in {self._image_folder} {_called(spec.images)}; "
+                "correct 'folder', 'prefix' or 'suffix'"
             )
         self._splits = read_splits(manifest, self._images)
         self._labels = {name: _find_labels(manifest, name, task) for name, task in spec.tasks.items()}
@@ -133,7 +133,7 @@ class FolderDataset:
         Places and times are left out: a copy of the folder, whatever its name, has the same hash.
         """
         spec = self.manifest.spec
-        places = {"folder", "file", "suffix"}
+        places = {"folder", "file", "prefix", "suffix"}
         tasks = [
             {"task": task.to_json(), "read_as": s.read_as, **s.model_dump(mode="json", exclude=places)}
             for task, s in zip(self._tasks, spec.tasks.values(), strict=True)
@@ -170,12 +170,12 @@ class FolderDataset:
         for name, labels in self._labels.items():
             if not any(i in labels for i in self._splits["train"]):
                 spec = self.manifest.spec.tasks[name]
-                what = f"file ending in {', '.join(spec.suffixes)}" if spec.folder else "line"
+                what = f"file that {_called(spec)}" if spec.folder else "line"
                 where = self.manifest.where("tasks", name, "folder" if spec.folder else "file")
                 raise UsageError(
                     f"{where}: {spec.folder or spec.file} holds no label for any image of the split 'train': "
-                    f"no {what} for {some(self._splits['train'])}; correct the place, 'suffix' or "
-                    "'encoding', or remove the task"
+                    f"no {what} for {some(self._splits['train'])}; correct the place, 'prefix', "
+                    "'suffix' or 'encoding', or remove the task"
                 )
         for split, ids in self._splits.items():
             bare = [i for i in ids if not any(i in labels for labels in self._labels.values())]
@@ -186,21 +186,31 @@ class FolderDataset:
                 )
 
 
-def _index(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    """Return the id and the path below `folder` of each file that ends in one of `suffixes`, sorted by id.
+def _called(spec: ImagesSpec | TaskSpec) -> str:
+    """Return in words how files are called that are read."""
+    begins = f"begins with {spec.prefix} and " if spec.prefix else ""
+    return f"{begins}ends in {', '.join(spec.suffixes)}"
+
+
+def _index(folder: Path, spec: ImagesSpec | TaskSpec) -> dict[str, str]:
+    """Return the id and the path below `folder` of each file whose name begins and ends as `spec` has it, sorted by id.
 
     Where an id has several files, the one whose suffix comes first is taken. Hidden files and folders are
     skipped: editors and file managers leave copies of images there.
     """
     found: dict[str, tuple[int, str]] = {}
+    prefix, suffixes = spec.prefix or "", spec.suffixes
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(parent).relative_to(folder)
         for name in names:
             rank = next((r for r, end in enumerate(suffixes) if name.lower().endswith(end.lower())), None)
-            if rank is None or name.startswith("."):
+            if rank is None or name.startswith(".") or not name.startswith(prefix):
                 continue
-            key = (below / name[: -len(suffixes[rank])]).as_posix()
+            stem = name[: -len(suffixes[rank])].removeprefix(prefix)
+            if not stem:
+                continue
+            key = (below / stem).as_posix()
             candidate = (rank, (below / name).as_posix())
             found[key] = min(candidate, found.get(key, candidate))
     return {key: found[key][1] for key in sorted(found)}
@@ -211,7 +221,7 @@ def _find_labels(manifest: Manifest, name: str, spec: TaskSpec) -> Mapping[str, 
     if spec.file is not None:
         return read_csv(manifest.resolve(spec.file, "tasks", name, "file", folder=False), name, spec.classes)
     folder = manifest.resolve(spec.folder or "", "tasks", name, "folder", folder=True)
-    return {key: folder / path for key, path in _index(folder, spec.suffixes).items()}
+    return {key: folder / path for key, path in _index(folder, spec).items()}
 
 
 def _pixels(size: tuple[int, int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from bmtas.data.manifest import IMAGE_SUFFIXES, Manifest
 from bmtas.errors import UsageError
@@ -32,7 +32,7 @@ def _read_list(
     manifest: Manifest, split: str, value: str | tuple[str, ...], images: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Return the ids that a split file or an inline list names. Raises UsageError if an id has no image."""
-    where = manifest.where("splits", split)
+    where, spec = manifest.where("splits", split), manifest.spec.images
     if isinstance(value, str):
         path = manifest.resolve(value, "splits", split, folder=False)
         try:
@@ -41,23 +41,26 @@ def _read_list(
             raise UsageError(f"{where}: cannot read {path}: {error}; it must be a text file in UTF-8") from None
         value = tuple(line for line in lines if line and not line.startswith("#"))
         where = f"{where} ({path})"
-    ids = tuple(_to_id(text, images, manifest.spec.images.suffixes) for text in value)
+    ids = tuple(to_id(text, images, spec.prefix or "", spec.suffixes) for text in value)
     missing = [i for i in ids if i not in images]
     if missing:
-        suffixes = ", ".join(manifest.spec.images.suffixes)
+        ends = [*([spec.prefix] if spec.prefix else []), *spec.suffixes]
         raise UsageError(
-            f"{where}: {len(missing)} of {len(ids)} ids have no image in {manifest.spec.images.folder!r}: "
+            f"{where}: {len(missing)} of {len(ids)} ids have no image in {spec.folder!r}: "
             f"{some(missing)}; an id is the image's path below that folder without "
-            f"{suffixes}, such as {next(iter(images))!r}: correct the ids or add the images"
+            f"{', '.join(ends)}, such as {next(iter(images))!r}: correct the ids or add the images"
         )
     return ids
 
 
-def _to_id(text: str, images: Mapping[str, str], suffixes: Sequence[str]) -> str:
-    """Return the id that a line means: lists often name files, with their suffix."""
-    for suffix in (*suffixes, *IMAGE_SUFFIXES):
-        if text not in images and text.endswith(suffix) and text[: -len(suffix)] in images:
-            return text[: -len(suffix)]
+def to_id(text: str, images: Container[str], prefix: str, suffixes: Sequence[str]) -> str:
+    """Return the id that a line means: lists often name files, with the prefix and the suffix of their names."""
+    folder, slash, name = text.rpartition("/")
+    for bare in dict.fromkeys((name, name.removeprefix(prefix))):
+        for suffix in ("", *suffixes, *IMAGE_SUFFIXES):
+            key = f"{folder}{slash}{bare.removesuffix(suffix)}"
+            if bare.endswith(suffix) and key in images:
+                return key
     return text
 
 

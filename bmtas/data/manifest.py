@@ -42,12 +42,12 @@ _LABEL_SUFFIXES = {
 }
 
 _KEYS: dict[TaskKind, tuple[str, ...]] = {
-    TaskKind.SEGMENTATION: ("folder", "suffix", "classes", "ignore", "map"),
-    TaskKind.BINARY: ("folder", "suffix", "ignore", "map"),
-    TaskKind.EDGE: ("folder", "suffix", "ignore", "map", "edge_positive_weight", "edge_tolerance"),
-    TaskKind.NORMALS: ("folder", "suffix", "axes", "flip_y"),
-    TaskKind.DEPTH: ("folder", "suffix", "scale", "invalid"),
-    TaskKind.REGRESSION: ("folder", "suffix", "scale", "invalid", "normalise"),
+    TaskKind.SEGMENTATION: ("folder", "prefix", "suffix", "classes", "ignore", "map"),
+    TaskKind.BINARY: ("folder", "prefix", "suffix", "ignore", "map"),
+    TaskKind.EDGE: ("folder", "prefix", "suffix", "ignore", "map", "edge_positive_weight", "edge_tolerance"),
+    TaskKind.NORMALS: ("folder", "prefix", "suffix", "axes", "flip_y"),
+    TaskKind.DEPTH: ("folder", "prefix", "suffix", "scale", "invalid"),
+    TaskKind.REGRESSION: ("folder", "prefix", "suffix", "scale", "invalid", "normalise"),
     TaskKind.CLASSIFICATION: ("file", "classes"),
 }
 _COMMON_KEYS = ("kind", "encoding", "loss_weight")
@@ -121,13 +121,15 @@ class _Strict(BaseModel):
 
 
 _Suffix = Annotated[str, Field(pattern=r"\.[^./\\]+$")]
+_Prefix = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ImagesSpec(_Strict):
-    """The key `images`: where the images are. `suffix` is any end of the file names, not only `.png`."""
+    """The key `images`: where the images are. `prefix` and `suffix` are what all file names begin and end with, not only `.png`."""
 
     folder: str
+    prefix: _Prefix | None = None
     suffix: _Suffix | None = None
 
     @property
@@ -143,6 +145,7 @@ class TaskSpec(_Strict):
     own_kind: str | None = None  # never written: see `_name_own_kind`
     folder: str | None = None
     file: str | None = None
+    prefix: _Prefix | None = None
     suffix: _Suffix | None = None
     encoding: str | None = None
     classes: Annotated[tuple[str, ...], BeforeValidator(_parse_classes)] = ()
@@ -377,6 +380,10 @@ def _describe(path: Path, lines: Mapping[tuple[str, ...], int], error: dict[str,
     if error["type"] == "value_error":
         return f"{_where(path, lines, keys)}: {error['ctx']['error']}{shown}"
     if error["type"] == "string_pattern_mismatch":
-        rule = "letters, digits, '.', '_', '-'" if keys[-1] == "name" else "the end of a file name, such as .png"
+        rules = {
+            "name": "letters, digits, '.', '_', '-'",
+            "prefix": "the beginning of a file name, such as rgb_",
+        }
+        rule = rules.get(str(keys[-1]), "the end of a file name, such as .png")
         return f"{_where(path, lines, keys)}: this must be {rule}{shown}"
     return f"{_where(path, lines, keys)}: {error['msg']}{shown}"

@@ -177,7 +177,9 @@ def test_missing_places_are_told_with_key_and_path(tree: Path) -> None:
     (tree / "empty").mkdir()
     message = opening(manifest(tree, "  t: {kind: depth, folder: empty, scale: 1}\n" + FG))
     assert "tasks.t.folder: empty holds no label for any image of the split 'train'" in message
-    assert "no file ending in .png, .tif, .tiff for a; correct the place, 'suffix' or 'encoding'" in message
+    assert (
+        "no file that ends in .png, .tif, .tiff for a; correct the place, 'prefix', 'suffix' or 'encoding'" in message
+    )
     path = manifest(tree, FG)
     path.write_text(path.read_text().replace("folder: images", "folder: empty"))
     assert "images.folder: no file in" in opening(path)
@@ -211,6 +213,20 @@ def test_lists_may_name_files_and_sub_folders(tree: Path) -> None:
     assert "splits.val: the split 'val' is empty" in opening(head)
     head.write_text(head.read_text().replace("val: 0.5", "val: [a]"))
     assert "no image in 'images': a; an id is the image's path below that folder without _left.png" in opening(head)
+
+
+def test_a_prefix_is_no_part_of_an_id(tree: Path) -> None:
+    for folder, word in (("images/oslo", "rgb_"), ("fg/oslo", "fg_")):
+        for number, name in enumerate((f"{word}1.png", f"{word}2.png", "3.png", f"{word}.png")):
+            save(tree / folder / name, grey(number))
+    (tree / "train.txt").write_text("oslo/rgb_1.png\n")
+    path = manifest(tree, FG.replace("fg}", "fg, prefix: fg_}"), "splits: {train: train.txt, val: [oslo/2]}\n")
+    path.write_text(path.read_text().replace("images}", "images, prefix: rgb_}"))
+    dataset = open_folder(path)
+    assert (dataset.ids("train"), dataset.ids("val")) == (("oslo/1",), ("oslo/2",))
+    assert dataset.label_count("fg") == 2
+    path.write_text(path.read_text().replace("prefix: rgb_", "prefix: RGB_"))
+    assert "begins with RGB_ and ends in .jpg" in opening(path)
 
 
 def test_fractions_divide_without_overlap_and_always_alike(tmp_path: Path) -> None:

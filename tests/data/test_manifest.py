@@ -107,7 +107,7 @@ def test_yaml_mistakes_name_the_line(tmp_path: Path) -> None:
     assert "not YAML" in failure(tmp_path, "a: \x07\n")
     assert "own.yaml: here stands a mapping with the keys name, root" in failure(tmp_path, "")
     assert "here stands a mapping" in failure(tmp_path, "- a\n- b\n")
-    assert "here stands a mapping with the keys folder, suffix (found 'x')" in failure(tmp_path, "images: x\n")
+    assert "here stands a mapping with the keys folder, prefix, suffix (found 'x')" in failure(tmp_path, "images: x\n")
     with pytest.raises(UsageError, match=r"cannot read the manifest .*none\.yaml"):
         read_manifest(tmp_path / "none.yaml")
 
@@ -175,6 +175,10 @@ def test_unknown_keys_get_the_nearest_name(tmp_path: Path, text: str, where: str
         (
             "kind: edge, folder: e, suffix: png",
             "tasks.t.suffix: this must be the end of a file name, such as .png",
+        ),
+        (
+            "kind: edge, folder: e, prefix: a/b",
+            "tasks.t.prefix: this must be the beginning of a file name, such as rgb_",
         ),
         ("kind: edge, folder: e, ignore: a", "tasks.t.ignore: give a whole number, a list of them, or null"),
         ("kind: segmentation, folder: s", "task 't' of kind segmentation has 0 classes; it needs at least 2"),

@@ -1,7 +1,8 @@
-"""Which files of a folder are the images, and which others belong to them: by folder, or by the end of their names.
+"""Which files of a folder are the images, and which others belong to them: by folder, or by the end or the beginning of their names.
 
 A folder's path is `before/role/after`: images and their labels lie in folders that differ in the role alone (`train/rgb/oslo`
-and `train/depth/oslo`), or in one folder with the role at the end of the names (`0001_rgb.png`, `0001_depth.png`).
+and `train/depth/oslo`), or in one folder with the role at the end of the names (`0001_rgb.png`, `0001_depth.png`). Only where
+neither pairs anything the words before numbers are taken for the role (`rgb_0001.png`, `sync_depth_0001.png`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from bmtas.data.proposal.listing import Family, Listing, Parts
 from bmtas.data.proposal.looks import is_photograph
 from bmtas.data.proposal.words import is_image, meanings, split_of
 
+Mark = tuple[str, str | None]
+"""What the names of a family begin and end with."""
 Context = tuple[Parts, Parts]
 """What a folder's path has before and after its role."""
 
@@ -30,6 +33,7 @@ class Stream:
         files: id of the image -> file.
         befores: what their paths have before the role, below the layout's root.
         strays: files beside them that pair with no image.
+        head: the beginning of their names; empty where nothing is taken off there.
     """
 
     role: Parts
@@ -37,17 +41,18 @@ class Stream:
     files: dict[str, Path]
     befores: frozenset[Parts]
     strays: tuple[Path, ...] = ()
+    head: str = ""
 
     @property
     def title(self) -> str:
-        """The stream's name for people: its folder, and the end of the names where that tells it apart."""
-        folder = "/".join(self.role)
-        return f"{folder}/*{self.tail}" if folder and self.tail else folder or f"*{self.tail or ''}"
+        """The stream's name for people: its folder, and what the names begin or end with where that tells it apart."""
+        folder, names = "/".join(self.role), f"{self.head}*{self.tail or ''}"
+        return f"{folder}/{names}" if folder and names != "*" else folder or names
 
     @property
     def names(self) -> list[str]:
-        """What may tell its meaning: its folders, then the end of its names."""
-        return [*self.role, *([self.tail.rsplit(".", 1)[0]] if self.tail else [])]
+        """What may tell its meaning: its folders, then the beginning and the end of its names."""
+        return [*self.role, *_words((self.head, self.tail))]
 
 
 @dataclass(frozen=True)
@@ -76,21 +81,23 @@ class _Guess:
     """Folders taken for those of the images, and what would pair with them."""
 
     role: Parts
-    tail: str | None
+    mark: Mark
     folders: dict[Context, Family]
-    pairs: dict[tuple[Parts, str | None], list[tuple[Context, Family]]] = field(default_factory=dict)
+    pairs: dict[tuple[Parts, Mark], list[tuple[Context, Family]]] = field(default_factory=dict)
     count: int = 0
 
 
 def find_layout(listing: Listing) -> Layout | None:
     """Return the images and what pairs with them; None if nothing looks like images."""
     best: tuple[tuple[object, ...], _Guess, tuple[Family, ...]] | None = None
-    for families, plain in ((listing.plain, True), (listing.stripped, False)):
+    for families, plain in ((listing.plain, True), (listing.stripped, False), (listing.headed, False)):
+        if families is listing.headed and best is not None and best[1].count:
+            break
         for guess in _guesses(listing.root, families):
             _pair(listing.root, guess, families)
             first = next(iter(guess.folders.values()))
             photograph = is_photograph(_path(listing.root, first, next(iter(first.files))))
-            named = is_image("/".join(guess.role)) or is_image(guess.tail or "")
+            named = _is_named(guess.role, guess.mark)
             images = sum(len(family.files) for family in guess.folders.values())
             score = (guess.count > 0, named, photograph, guess.count, images, plain, -len(guess.role))
             if (named or photograph) and (best is None or score > best[0]):
@@ -100,17 +107,17 @@ def find_layout(listing: Listing) -> Layout | None:
 
 def _guesses(root: Path, families: Sequence[Family]) -> Iterator[_Guess]:
     """Yield which folders may be those of the images: named so, or holding photographs."""
-    found: dict[tuple[Parts, str | None], dict[Context, list[Family]]] = {}
+    found: dict[tuple[Parts, Mark], dict[Context, list[Family]]] = {}
     for family in families:
-        if meanings([(family.tail or "").rsplit(".", 1)[0]]) or family.suffixes[0] == ".npy":
+        if meanings(_words(_mark(family))) or family.suffixes[0] == ".npy":
             continue
         for start, stop in _slices(root, family):
             context = (family.parts[:start], family.parts[stop:])
-            folders = found.setdefault((family.parts[start:stop], family.tail), {})
+            folders = found.setdefault((family.parts[start:stop], _mark(family)), {})
             folders.setdefault(context, []).append(family)
-    for (role, tail), folders in found.items():
+    for (role, mark), folders in found.items():
         if all(len(inside) == 1 for inside in folders.values()):
-            yield _Guess(role, tail, {context: inside[0] for context, inside in folders.items()})
+            yield _Guess(role, mark, {context: inside[0] for context, inside in folders.items()})
 
 
 def _slices(root: Path, family: Family) -> Iterable[tuple[int, int]]:
@@ -141,7 +148,7 @@ def _pair(root: Path, guess: _Guess, families: Sequence[Family]) -> None:
                 if shared > _LEAST * len(family.files) and (best is None or shared > best[0]):
                     best = (shared, context, family.parts[start:stop])
         if best is not None:
-            guess.pairs.setdefault((best[2], family.tail), []).append((best[1], family))
+            guess.pairs.setdefault((best[2], _mark(family)), []).append((best[1], family))
             guess.count += 0 if _shows_images(root, best[2], family) else best[0]
 
 
@@ -153,16 +160,29 @@ def _of_other_splits(one: Parts, other: Parts) -> bool:
 
 
 def _shows_images(root: Path, role: Parts, family: Family) -> bool:
-    named = is_image("/".join(role)) or is_image(family.tail or "")
-    return named or is_photograph(_path(root, family, next(iter(family.files))))
+    return _is_named(role, _mark(family)) or is_photograph(_path(root, family, next(iter(family.files))))
+
+
+def _mark(family: Family) -> Mark:
+    return family.head, family.tail
+
+
+def _words(mark: Mark) -> list[str]:
+    """Return what the names say at their beginning and at their end, where they say anything."""
+    head, tail = mark
+    return [*([head.rstrip("_-. ")] if head else []), *([tail.rsplit(".", 1)[0]] if tail else [])]
+
+
+def _is_named(role: Parts, mark: Mark) -> bool:
+    return any(is_image(name) for name in ("/".join(role), *_words(mark)))
 
 
 def _layout(root: Path, guess: _Guess, families: Sequence[Family]) -> Layout:
     befores = [before for before, _ in guess.folders]
     common = _common(befores)
-    images = _stream(root, common, guess.role, guess.tail, list(guess.folders.items()), None)
+    images = _stream(root, common, guess.role, guess.mark, list(guess.folders.items()), None)
     labels = [
-        _stream(root, common, role, tail, found, images.files.keys()) for (role, tail), found in guess.pairs.items()
+        _stream(root, common, role, mark, found, images.files.keys()) for (role, mark), found in guess.pairs.items()
     ]
     used = {id(family) for found in guess.pairs.values() for _, family in found}
     used |= {id(family) for family in guess.folders.values()}
@@ -181,7 +201,7 @@ def _stream(
     root: Path,
     common: Parts,
     role: Parts,
-    tail: str | None,
+    mark: Mark,
     found: Sequence[tuple[Context, Family]],
     ids: Iterable[str] | None,
 ) -> Stream:
@@ -198,7 +218,7 @@ def _stream(
             else:
                 strays.append(path)
     befores = frozenset(before[len(common) :] for (before, _), _ in found)
-    return Stream(role, tail, dict(sorted(files.items())), befores, tuple(strays))
+    return Stream(role, mark[1], dict(sorted(files.items())), befores, tuple(strays), mark[0])
 
 
 def _path(root: Path, family: Family, stem: str) -> Path:

@@ -1,4 +1,4 @@
-"""The files of a folder, by folder and by the end of their names."""
+"""The files of a folder, by folder and by the beginning or the end of their names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bmtas.data.manifest import IMAGE_SUFFIXES
@@ -24,17 +24,19 @@ _TEXTS = (".txt", ".lst", ".csv", ".json")
 
 @dataclass(frozen=True)
 class Family:
-    """Files of one folder whose names end alike.
+    """Files of one folder whose names begin and end alike.
 
     Attributes:
         parts: the folder.
         tail: the end of the names, such as `_rgb.png`; None where only the ending of the file is taken off, whatever it is.
         files: stem -> name of the file.
+        head: the beginning of the names, such as `rgb_`; empty where it is part of the stem.
     """
 
     parts: Parts
     tail: str | None
     files: Mapping[str, str]
+    head: str = ""
 
     @property
     def suffixes(self) -> list[str]:
@@ -50,6 +52,7 @@ class Listing:
         root: the folder.
         plain: one family per folder, where nothing says that its files are of several sorts; else one per end of the names.
         stripped: the same folders with the common end of the names taken off.
+        headed: the same folders with the words before the numbers taken off, where files have such names.
         texts: lists, tables and JSON files.
         unread: how many other files there are, by ending.
     """
@@ -57,6 +60,7 @@ class Listing:
     root: Path
     plain: tuple[Family, ...]
     stripped: tuple[Family, ...]
+    headed: tuple[Family, ...]
     texts: tuple[Path, ...]
     unread: Mapping[str, int]
 
@@ -85,6 +89,7 @@ def list_files(root: Path) -> Listing:
     tails = Tails(name for names in folders.values() for name in names)
     plain: list[Family] = []
     stripped: list[Family] = []
+    headed: list[Family] = []
     for parts, names in sorted(folders.items()):
         by_tail = tails.families(parts, names)
         if _share_stems(by_tail):
@@ -92,7 +97,8 @@ def list_files(root: Path) -> Listing:
         else:
             plain += _by_ending(parts, names)
         stripped += by_tail
-    return Listing(root, tuple(plain), tuple(stripped), tuple(texts), dict(unread.most_common()))
+        headed += _by_head(parts, names)
+    return Listing(root, tuple(plain), tuple(stripped), tuple(headed), tuple(texts), dict(unread.most_common()))
 
 
 class Tails:
@@ -150,6 +156,19 @@ def _by_ending(parts: Parts, names: list[str]) -> list[Family]:
     for name in names:
         found.setdefault(Path(name).suffix, {})[Path(name).stem] = name
     return [Family(parts, suffix, files) for suffix, files in found.items()]
+
+
+def _by_head(parts: Parts, names: list[str]) -> list[Family]:
+    """Return the files of a folder by the words before the number in their names, `rgb_` of `rgb_0001.png`; those without a number as they are."""
+    heads: dict[str, list[str]] = {}
+    for name in names:
+        match = re.match(r"[A-Za-z][A-Za-z_. -]*(?=\d)", name)
+        heads.setdefault(match.group() if match else "", []).append(name)
+    return [
+        replace(family, head=head, files={stem.removeprefix(head): name for stem, name in family.files.items()})
+        for head, inside in heads.items()
+        for family in _by_ending(parts, inside)
+    ]
 
 
 def _walk(root: Path) -> Iterable[tuple[Path, list[str]]]:

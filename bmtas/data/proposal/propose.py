@@ -31,6 +31,7 @@ LAYOUTS = """\
 A layout that is understood, with names of your choice for what is not images:
   images/0001.jpg  semseg/0001.png  depth/0001.png     a folder per task, the same names in each
   0001_rgb.png  0001_semseg.png  0001_depth.png        or all in one folder, told apart by the ends of the names
+  rgb_0001.png  depth_0001.png                         or by the words before a number, in one folder or in several
   train/images/0001.jpg  train/depth/0001.png          or either of these below train/, val/ and test/, or the other way round
   images/0001.jpg  scene.csv                           and one class per image in a table with the columns id and label
 Or write the manifest by hand: examples/own-data.yaml explains every key."""
@@ -65,7 +66,14 @@ def propose(folder: Path, progress: Progress | None = None) -> Proposal:
     usable = tuple(name for name in layout.images.files if name in labelled)
     progress.start("sizes of images", len(usable))
     size, size_why = find_size([layout.images.files[name] for name in usable], progress.advance)
-    wanted = Wanted(layout.images.files, usable, layout.images.role, _suffix(layout.images), _alone(layout, listing))
+    wanted = Wanted(
+        layout.images.files,
+        usable,
+        layout.images.role,
+        layout.images.head,
+        _suffix(layout.images),
+        _alone(layout, listing),
+    )
     splits = find_splits(folder, listing.texts, wanted)
     return Proposal(
         folder=folder,
@@ -119,7 +127,7 @@ def _tasks(
     tasks: list[ProposedTask] = []
     refused: list[Refused] = []
     remarks: list[str] = []
-    for stream in sorted(layout.labels, key=lambda s: (s.role, s.tail or "")):
+    for stream in sorted(layout.labels, key=lambda s: (s.role, s.head, s.tail or "")):
         if stream.strays:
             stray = some(path.name for path in stream.strays)
             remarks.append(f"{stream.title}: {len(stream.strays)} of its files pair with no image: {stray}")
@@ -222,6 +230,7 @@ def _alone(layout: Layout, listing: Listing) -> bool:
     return all(
         path in images
         or not path.is_relative_to(folder)
+        or not path.name.startswith(layout.images.head)
         or not path.name.lower().endswith(tuple(e.lower() for e in ends))
         for path in paths
     )

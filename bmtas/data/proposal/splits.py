@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmtas.data.manifest import IMAGE_SUFFIXES
+from bmtas.data.folder_splits import to_id
 from bmtas.data.proposal.found import Splits
 from bmtas.data.proposal.words import split_of
 from bmtas.errors import UsageError
@@ -29,13 +29,14 @@ class Wanted:
     Attributes:
         images: all of them by id.
         usable: the ids of those with a label.
-        role, suffix: their folders below the root and the end of their names, which lines of lists may name, too.
+        role, prefix, suffix: their folders below the root, the beginning and the end of their names, which lines of lists may name, too.
         alone: whether no other file in their folder ends as they do.
     """
 
     images: Mapping[str, Path]
     usable: Sequence[str]
     role: Sequence[str]
+    prefix: str
     suffix: str
     alone: bool
 
@@ -131,9 +132,8 @@ def _from_lists(root: Path, found: Mapping[str, tuple[Path, list[str], list[str]
             continue
         lists[split] = kept
         taken |= set(kept)
-        ends = ("", wanted.suffix, *IMAGE_SUFFIXES)
         as_it_is = len(kept) == len(lines) and all(
-            line in {name + end for end in ends} for line, name in zip(lines, kept, strict=True)
+            to_id(line, {name}, wanted.prefix, [wanted.suffix]) == name for line, name in zip(lines, kept, strict=True)
         )
         if as_it_is:
             files[split] = path
@@ -189,9 +189,9 @@ def _id_of(line: str, wanted: Wanted) -> str | None:
         bare = text.lstrip("./")
         folder = "/".join(wanted.role) + "/"
         for name in (bare, bare.removeprefix(folder), bare.split("/" + folder)[-1]):
-            for end in (wanted.suffix, *IMAGE_SUFFIXES, ""):
-                if name.endswith(end) and name[: len(name) - len(end)] in wanted.images:
-                    return name[: len(name) - len(end)]
+            found = to_id(name, wanted.images, wanted.prefix, [wanted.suffix])
+            if found in wanted.images:
+                return found
     return None
 
 

@@ -84,7 +84,7 @@ def render(proposal: Proposal, output: Path, companion: Path | None) -> str:
         *_lined(
             "  ", f"folder: {_scalar(_folder(proposal.images, _IMAGES if linked else None))}", _images_why(proposal)
         ),
-        *_suffix_lines(proposal.images, IMAGE_SUFFIXES, "  "),
+        *_name_lines(proposal.images, IMAGE_SUFFIXES, "  "),
         "",
         "tasks:",
     ]
@@ -103,7 +103,7 @@ def _task_lines(proposal: Proposal, task: ProposedTask, linked: bool, root: str,
         lines += _lined("    ", f"file: {_scalar(place)}", why)
     else:
         lines += _lined("    ", f"folder: {_scalar(_folder(task.stream, task.name if linked else None))}", why)
-        lines += _suffix_lines(task.stream, _default_suffixes(task), "    ")
+        lines += _name_lines(task.stream, _default_suffixes(task), "    ")
     for line in meaning.lines:
         lines += _key_lines(line)
     return lines
@@ -177,16 +177,15 @@ def _folder(stream: Stream, link: str | None) -> str:
     return link or "/".join(stream.role) or "."
 
 
-def _suffix_lines(stream: Stream, default: Sequence[str], indent: str) -> list[str]:
-    """Return the key `suffix` where names need it: an end of their own, or an ending that is not read by default."""
+def _name_lines(stream: Stream, default: Sequence[str], indent: str) -> list[str]:
+    """Return the keys `prefix` and `suffix` where names need them: words of their own, or an ending that is not read by default."""
+    lines = [f"{indent}prefix: {_scalar(stream.head)}"] if stream.head else []
     if stream.tail is not None:
-        return [f"{indent}suffix: {_scalar(stream.tail)}"]
+        return [*lines, f"{indent}suffix: {_scalar(stream.tail)}"]
     ends = {path.suffix.lower() for path in stream.files.values()}
-    return (
-        [f"{indent}suffix: {end}" for end in ends]
-        if len(ends) == 1 and (ends - set(default) or len(default) > 1)
-        else []
-    )
+    if len(ends) == 1 and (ends - set(default) or len(default) > 1):
+        lines += [f"{indent}suffix: {end}" for end in ends]
+    return lines
 
 
 def _default_suffixes(task: ProposedTask) -> tuple[str, ...]:

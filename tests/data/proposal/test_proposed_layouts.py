@@ -139,6 +139,47 @@ def test_images_without_a_word_among_their_labels(tmp_path: Path) -> None:
     assert {*dataset.ids("train"), *dataset.ids("val")} == {f"{i:03d}" for i in range(5)}
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{role}_{i:04d}.png",
+        "{role}/{role}_{i:04d}.png",
+        "oslo/sync_{role}_{i:04d}.png",
+        "{split}/{role}/{role}{i:04d}.png",
+    ],
+)
+def test_words_before_numbers(tmp_path: Path, place: str) -> None:
+    write_standard(tmp_path / "own", place)
+    proposal, dataset = made(tmp_path / "own", tmp_path / "my.yaml")
+    assert set(kinds(dataset).values()) == set(KINDS.values())
+    head = place.rpartition("/")[2].partition("{i")[0]
+    spec = dataset.manifest.spec
+    assert spec.images.prefix == proposal.images.head == head.format(role="rgb")
+    assert {task.prefix for task in spec.tasks.values()} == {head.format(role=role) for role in KINDS}
+    assert stems(dataset, "train") | stems(dataset, "val") == TRAIN | VAL
+    for task in kinds(dataset):
+        assert dataset.label_count(task) == 10
+    first = dataset.load("train", 0, size=SIZE, tasks=[name for name in kinds(dataset) if name.endswith("semseg")])
+    assert np.array_equal(*first.labels.values(), classes(int(first.id[-4:])))
+    assert np.array_equal(first.image, photograph(int(first.id[-4:])))
+
+
+def test_words_before_numbers_that_all_files_have_are_left_in_the_ids(tmp_path: Path) -> None:
+    write_standard(tmp_path / "own", "{role}/frame_{i:04d}.png")
+    _, dataset = made(tmp_path / "own", tmp_path / "my.yaml")
+    assert dataset.manifest.spec.images.prefix is None
+    assert stems(dataset, "train") | stems(dataset, "val") == {f"frame_{i:04d}" for i in range(10)}
+
+
+def test_lists_of_files_with_words_before_their_numbers(tmp_path: Path) -> None:
+    write_standard(tmp_path / "own", "{role}/{role}_{i:04d}.png")
+    for split, names in {"train": TRAIN, "val": VAL}.items():
+        (tmp_path / f"own/{split}.txt").write_text("".join(f"rgb_{name}.png\n" for name in sorted(names)))
+    _, dataset = made(tmp_path / "own", tmp_path / "my.yaml")
+    assert dataset.manifest.spec.splits == {"train": "train.txt", "val": "val.txt"}
+    assert (stems(dataset, "train"), stems(dataset, "val")) == (TRAIN, VAL)
+
+
 def test_folders_with_names_of_their_own(tmp_path: Path) -> None:
     """Nothing is called images: what looks like photographs is taken for them."""
     for i in range(4):
