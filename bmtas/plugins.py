@@ -6,11 +6,32 @@ import contextlib
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bmtas.errors import EnvironmentProblem, UsageError
 
 _PREFIX = "bmtas_plugin_"
+_NAMED: list[Path] = []
+
+
+def name_plugins(paths: Sequence[Path]) -> None:
+    """Remember which files the command that follows was given, for processes that it starts. Raises UsageError if one is no Python file."""
+    _NAMED[:] = [_checked(path).resolve() for path in paths]
+
+
+def named_plugins() -> tuple[Path, ...]:
+    """Return the files that this command was given, loaded or not."""
+    return tuple(_NAMED)
+
+
+def _checked(path: Path) -> Path:
+    """Return the path of a Python file. Raises UsageError if there is none."""
+    with contextlib.suppress(RuntimeError):  # of a user who is not there
+        path = path.expanduser()
+    if not path.is_file() or path.suffix != ".py":
+        raise UsageError(f"plugin {path}: there is no such Python file; give the path of a file that ends in .py")
+    return path
 
 
 def load_plugin(path: Path) -> None:
@@ -19,10 +40,7 @@ def load_plugin(path: Path) -> None:
     A run folder never names one: code is run only where the user says so. Raises UsageError if there is no such file or it fails, EnvironmentProblem if
     it needs a module that is not installed.
     """
-    with contextlib.suppress(RuntimeError):  # of a user who is not there
-        path = path.expanduser()
-    if not path.is_file() or path.suffix != ".py":
-        raise UsageError(f"plugin {path}: there is no such Python file; give the path of a file that ends in .py")
+    path = _checked(path)
     name = _PREFIX + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     if name in sys.modules:
         return

@@ -20,7 +20,7 @@ from typing import Any
 import typer
 
 from bmtas.errors import EnvironmentProblem, UsageError, nearest
-from bmtas.plugins import load_plugin
+from bmtas.plugins import load_plugin, name_plugins
 from cli.console import err, verbose
 from cli.groups import DefaultGroup
 from cli.options import DEFAULT_RUNS
@@ -33,6 +33,10 @@ else:
 FILE_NAME = "bmtas.toml"
 """Looked for in the folder in which the command is started."""
 PLUGINS = "plugins"
+_WITHOUT_PLUGINS = ("build", "check", "compare", "doctor", "show")
+"""Commands that need no code of the user's: what the file names for others is not run, for they run where there is no torch."""
+_BY_ITS_WORKERS = ("bench",)
+"""Those whose own process never imports torch, so that plugins are loaded where a network is."""
 
 
 def find_configuration(asked: Path | None) -> Path | None:
@@ -52,7 +56,7 @@ def find_configuration(asked: Path | None) -> Path | None:
 
 
 def configure(context: typer.Context, asked: Path | None, plugins: Sequence[Path]) -> None:
-    """Take the settings of the file for the command that follows, and load the plugins, those of the file first."""
+    """Take the settings of the file for the command that follows, and load the plugins that it needs, those of the file first."""
     path = find_configuration(asked)
     found: list[Path] = []
     if path is not None:
@@ -61,7 +65,10 @@ def configure(context: typer.Context, asked: Path | None, plugins: Sequence[Path
         err().print(
             f"settings: {path or 'no file'}; plugins: {', '.join(map(str, (*found, *plugins))) or 'none'}", markup=False
         )
-    for plugin in (*found, *plugins):
+    name_plugins((*found, *plugins))
+    if context.invoked_subcommand in _BY_ITS_WORKERS:
+        return
+    for plugin in (*([] if context.invoked_subcommand in _WITHOUT_PLUGINS else found), *plugins):
         load_plugin(plugin)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from bmtas.device import pick_device
 from bmtas.errors import BmtasError
+from bmtas.plugins import load_plugin
 from bmtas.runs import Run
 from bmtas.training import load_network
 from export.bench.phases import Phases
@@ -34,9 +35,14 @@ def serve(answers: Callable[[], Answers]) -> None:
         told.write(json.dumps({"error": str(problem)}) + "\n")
 
 
-def network(run: Run, name: str, device: str, threads: int) -> Answers:
-    """Yield what a trained network in eager is, then the time of one inference for each line on standard input."""
+def network(run: Run, name: str, device: str, threads: int, plugins: Sequence[Path] = ()) -> Answers:
+    """Yield what a trained network in eager is, then the time of one inference for each line on standard input.
+
+    `plugins` are Python files of the user's own that are run first.
+    """
     _use(threads)
+    for plugin in plugins:
+        load_plugin(plugin)
     config = run.config()
     target = pick_device(device)
     loaded = load_network(config, run.architecture(name), run.require_trained(name)).to(target)
@@ -91,6 +97,7 @@ def _use(threads: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "network":
-        serve(lambda: network(Run(Path(sys.argv[2])), sys.argv[3], sys.argv[4], int(sys.argv[5])))
+        own = [Path(plugin) for plugin in sys.argv[6:]]
+        serve(lambda: network(Run(Path(sys.argv[2])), sys.argv[3], sys.argv[4], int(sys.argv[5]), own))
     else:
         serve(lambda: program(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bmtas.errors import BuildError, EnvironmentProblem
+from bmtas.plugins import named_plugins
 
 
 class Worker:
@@ -82,7 +83,8 @@ class Worker:
 def eager_worker(run: Path, network: str, provider: str, threads: int) -> Worker:
     """Return a trained network of a run in PyTorch eager."""
     device = "cpu" if provider == "cpu" else "cuda"  # the hardware that ONNX Runtime was asked to use
-    arguments = ["network", str(run.resolve()), network, device, str(threads)]
+    plugins = [str(path) for path in named_plugins()]
+    arguments = ["network", str(run.resolve()), network, device, str(threads), *plugins]
     return Worker(arguments, "eager", "--no-eager leaves it out")
 
 

@@ -192,11 +192,12 @@ def test_settings_for_searches_are_left_out_where_a_method_has_no_use_for_them(b
 
 
 def test_of_options_that_contradict_each_other_the_typed_one_holds(bmtas: Callable[..., Any]) -> None:
-    write(f"[search]\n{PLANTED}no-resource-term = true\nsearch-size = '32x32'\n")
+    scenes = 'data = "scenes"\nsize = "64x64"\ntasks = "semseg,depth"\nbackbone = "tiny"\n'
+    write(f"[search]\n{scenes}no-resource-term = true\nsearch-size = '32x32'\n")
     plan = planned(bmtas, "--resource-weight", 2, "--no-resizing")
     assert (plan["search"]["resource_term"], plan["search"]["resource_weight"]) == ("weight", 2.0)
-    assert plan["search_size"] == plan["deploy_size"] != [32, 32]
-    write(f"[search]\n{PLANTED}resource-weight = 2\nno-resizing = true\n")
+    assert plan["search_size"] == plan["deploy_size"] == [64, 64]
+    write(f"[search]\n{scenes}resource-weight = 2\nno-resizing = true\n")
     plan = planned(bmtas, "--no-resource-term", "--search-size", "32x32")
     assert (plan["search"]["resource_term"], plan["search_size"]) == ("none", [32, 32])
     both = bmtas("search", "--dry-run", "--no-resource-term", "--resource-weight", 2)

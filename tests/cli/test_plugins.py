@@ -64,7 +64,7 @@ def test_both_together_from_search_to_export(data: Path, bmtas: Callable[..., An
     runs = ("--runs", tmp_path / "runs")
     result = bmtas(*plugins, *search(data, "--backbone", "small_net", *runs))
     assert result.code == 0, result.err
-    for command in (["train"], ["export"], ["show", "--json", "-"]):
+    for command in (["train"], ["export"], ["bench", "--samples", 4, "--warmup", 0], ["show", "--json", "-"]):
         result = bmtas(*plugins, *command, *runs)
         assert result.code == 0, result.err
     scored = json.loads(result.out)["networks"]["found"]["metrics"]["tasks"]["depth"]
@@ -109,6 +109,18 @@ def test_plugins_of_the_settings_file_are_loaded(
     (task,) = (task for task in json.loads(result.out)["tasks"] if task["name"] == "depth")
     assert task["kind"] == "regression"
     assert task["own"] == {"name": "disparity", "metric": "abs_rel", "higher_is_better": False}
+
+
+def test_commands_of_the_device_run_no_plugin_that_only_the_file_names(
+    bmtas: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("raise SystemExit('it was run')", encoding="utf-8")
+    (tmp_path / "bmtas.toml").write_text("plugins = ['mine.py']\n", encoding="utf-8")
+    for command in ("show", "compare", "bench"):
+        assert "no run under" in bmtas(command).err
+    assert "it was run" in bmtas("train").err
+    assert "it was run" in bmtas("--plugin", "mine.py", "show").err
 
 
 @pytest.mark.parametrize(
