@@ -59,7 +59,7 @@ Dependence = Literal["groups_proportional", "group_count", "partition"]
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on one resource: `value` in the base unit (multiply-adds, parameters, ms, mJ, MiB), `text` as it was given."""
+    """A limit on one resource: `value` in the base unit (multiply-adds, parameters, ms, mJ, MiB), `text` as it was given, without blanks."""
 
     resource: Resource
     value: float
@@ -124,7 +124,7 @@ def parse_budget(text: str) -> Budget:
         value = math.inf
     if not (math.isfinite(value) and value > 0):
         raise CostError(f"budget {text!r}: found {number}, but a budget is positive and finite; {_EXAMPLE}")
-    return Budget(resource, value, text.strip())
+    return Budget(resource, value, "".join(text.split()))
 
 
 def as_budgets(budgets: Sequence[Budget | str]) -> tuple[Budget, ...]:

@@ -68,7 +68,7 @@ def read_budgets(texts: Sequence[str]) -> list[list[str]]:
 
     Raises UsageError where one cannot be read, stands there twice, or names a resource twice.
     """
-    budgets = [[part.strip() for part in text.split(",")] for text in texts]
+    budgets = [["".join(part.split()) for part in text.split(",")] for text in texts]  # as a run folder has them
     for of_job in budgets:
         try:
             resources = [parse_budget(text).resource for text in of_job]
