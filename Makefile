@@ -23,9 +23,9 @@ demo: setup
 	$(BMTAS) show --runs $(RUNS)
 	$(BMTAS) report --runs $(RUNS)
 
-# A file's tests stay in one process: they share what is dear to make.
+# A file's tests stay in one process, and files that share what is dear to make (tests/conftest.py).
 test: setup
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
 test-slow: setup
 	$(VENV)/bin/python -m pytest -m slow

@@ -18,6 +18,20 @@ from bmtas.tasks import Task
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_DEAR = {"searched_run": "tiny run", "copied_run": "tiny run", "reported_runs": "reported runs"}
+"""Fixtures that take long to make, with the name of what they make."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let files that need the same dear fixture run in one process, and each other file in any (`--dist loadgroup`)."""
+    groups = {item.path: str(item.path) for item in items}
+    for item in items:
+        for name in _DEAR.keys() & set(getattr(item, "fixturenames", ())):
+            groups[item.path] = _DEAR[name]
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_count_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Counts are remembered within one run of the tests, by all its processes, and never read from or left in the user's cache."""

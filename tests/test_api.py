@@ -98,6 +98,7 @@ def test_all_public_names_are_there_and_none_needs_torch_before_it_is_used() -> 
         bmtas.serach  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
     client = pytest.importorskip("nbclient").NotebookClient

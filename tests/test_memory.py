@@ -153,7 +153,7 @@ def profiled_peak(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     return peak + sum(x.nbytes for x in inputs)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_whole_network_takes_what_the_profiler_sees(random_architecture: Draw, seed: int) -> None:
     tasks = (
         Task(name="a", kind=TaskKind.DEPTH),

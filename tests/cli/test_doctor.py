@@ -365,4 +365,4 @@ def test_a_fault_ends_with_the_code_of_the_environment(bmtas: Callable[..., Any]
     told = bmtas("doctor", "--runs", tmp_path / "file", "--json", "-")
     assert told.code == 3
     assert json.loads(told.out)["blocked"] is True
-    assert f"runs folder: {tmp_path / 'file'} is no folder (mend it: bmtas COMMAND --runs FOLDER)" in told.err
+    assert f"runs folder: {tmp_path / 'file'} is no folder (bmtas COMMAND --runs FOLDER)" in told.err

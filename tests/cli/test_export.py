@@ -218,6 +218,7 @@ def test_int8_that_loses_too_much_is_reported_and_not_written(run: Path, tmp_pat
     assert [trial["accepted"] for trial in report["trials"]] == [False] * len(report["trials"])
 
 
+@pytest.mark.slow
 def test_int8_is_written_where_it_is_forced(run: Path, bmtas: Callable[..., Any]) -> None:
     few = ("--tasks", "depth", "--score-images", "2", "--samples", "5", "--tolerance", "depth=1e9", *QUICK)
     forced = ("--calibration", "4", "--max-drop", "1000%", "--force", "--runs", run.parent)
@@ -265,6 +266,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
     assert sorted(p.name for p in (run / "networks/found").iterdir()) == ["weights.pt"]
 
 
+@pytest.mark.slow
 def test_a_kit_for_another_machine_holds_all_it_needs_and_two_commands(run: Path, bmtas: Callable[..., Any]) -> None:
     result = bmtas(
         "export",

@@ -63,7 +63,9 @@ def test_the_network_found_is_within_the_budget_as_counted_on_it(runs: dict[str,
     assert sum(p.numel() for p in network.parameters()) == found["costs"]["params"]
 
 
-@pytest.mark.parametrize("method", [*SEARCHES, *FIXED])
+@pytest.mark.parametrize(
+    "method", [*SEARCHES, *(pytest.param(m, marks=[] if m == "mtan" else pytest.mark.slow) for m in FIXED)]
+)
 def test_every_network_exports_and_the_file_computes_the_same(
     runs: dict[str, Run], method: str, bmtas: Callable[..., Any]
 ) -> None:

@@ -123,6 +123,7 @@ def test_several_budgets_hold_together(search: Callable[..., Any], profile: dict
     assert costs["peak_memory_mib"] <= 1
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_only_with_an_equal_table(
     search: Callable[..., Any], profile: dict[str, Any], tmp_path: Path
 ) -> None:

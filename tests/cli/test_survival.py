@@ -222,6 +222,7 @@ def test_weights_that_were_cut_short_are_refused(copied_run: Callable[..., Path]
     assert not (run / "networks/shared/model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_checkpoint_gives_way_to_the_one_before_and_the_end_is_the_same(
     search_tiny: Callable[..., list[str]],
     start: Callable[..., Any],

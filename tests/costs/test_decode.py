@@ -111,7 +111,7 @@ def test_costs_that_are_no_whole_numbers(
         check_against_enumeration(probs, table, listed, [Budget(MS, cost, "")])
 
 
-@pytest.mark.parametrize("cases", [150, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("cases", [60, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_no_budget_is_ever_exceeded(make_table: MakeTable, draw_probs: Callable[..., Floats], cases: int) -> None:
     rng = np.random.default_rng(0)
     for case in range(cases):
@@ -269,5 +269,5 @@ def test_what_are_no_draws_is_refused() -> None:
 
 
 def test_too_many_tasks_are_refused(make_table: MakeTable) -> None:
-    with pytest.raises(CostError, match=r"15 tasks: .* up to 14"):
+    with pytest.raises(CostError, match=r"15 tasks: .* at most 14"):
         best_architecture(np.full((1, 15, 2), 0.5), make_table(15, madds=[1]), [])

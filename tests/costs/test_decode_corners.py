@@ -73,7 +73,7 @@ def test_what_is_only_just_possible_is_not_called_impossible() -> None:
     assert found.log_probability == pytest.approx(2 * math.log(rare), rel=1e-9)
 
 
-@pytest.mark.parametrize("tasks", [9, 11])
+@pytest.mark.parametrize("tasks", [9, pytest.param(11, marks=pytest.mark.slow)])
 def test_the_same_question_has_the_same_answer_beyond_eight_tasks(
     draw_probs: Callable[..., Floats], tasks: int
 ) -> None:

@@ -63,7 +63,7 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
         np.testing.assert_allclose(found[task], value, atol=2e-5, err_msg=task)
 
 
-@pytest.mark.parametrize("interface", ALL, ids=str)
+@pytest.mark.parametrize("interface", [*ALL[:3], pytest.param(ALL[3], marks=pytest.mark.slow)], ids=str)
 def test_the_file_computes_what_the_network_computes(
     interface: Interface, exported: Callable[..., Any], tiny_network: GraphNetwork, camera: np.ndarray
 ) -> None:
@@ -203,7 +203,7 @@ def test_openvino_without_its_weights_is_refused(exported: Callable[..., Any], t
         OpenVinoSession(tmp_path)
 
 
-@pytest.mark.parametrize("interface", [ALL[1], ALL[3]], ids=str)
+@pytest.mark.parametrize("interface", [ALL[1], pytest.param(ALL[3], marks=pytest.mark.slow)], ids=str)
 def test_the_pytorch_program_computes_the_same(
     interface: Interface,
     tiny_network: GraphNetwork,

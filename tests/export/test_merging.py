@@ -253,6 +253,7 @@ class TestNetworks:
             assert require_equal(separate, OnnxSession(merged.SerializeToString(), threads=1), feeds) <= 1e-5
         require_same(tiny, merged)
 
+    @pytest.mark.slow
     def test_a_mobilenet_with_its_aspp(self, tmp_path: Path) -> None:
         names = (B, C)
         model = exported("mobilenet_v2", names, ((names,),) * 15 + (((B,), (C,)),) * 3, tmp_path / "model.onnx")

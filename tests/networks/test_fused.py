@@ -19,7 +19,12 @@ from bmtas.networks.subgrids import use_subgrids
 
 COPIES = 2
 WEIGHTS = (0.2, 0.8)
-LAYERS = [(name, index) for name, backbone in known_backbones().items() for index in range(backbone.layers)]
+LAYERS = [
+    pytest.param(name, index, marks=pytest.mark.slow if (name, index) == ("resnet50", 16) else [])
+    for name, backbone in known_backbones().items()
+    for index in range(backbone.layers)
+]
+"""The context module of ResNet-50 is by far the dearest."""
 
 
 def randomise(module: nn.Module, seed: int) -> None:
@@ -112,7 +117,7 @@ KINDS = [
     ("mobilenet_v2", 17),
     ("resnet50", 0),
     ("resnet50", 1),
-    ("resnet50", 16),
+    pytest.param("resnet50", 16, marks=pytest.mark.slow),
 ]
 
 

@@ -126,6 +126,7 @@ def test_what_does_not_share_its_work_refuses_several_processes(
     assert "show in 2 processes would do the same 2 times over" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_one_process_goes_on(
     torchrun: Callable[..., subprocess.Popen[str]], finished: Finished, tmp_path: Path
 ) -> None:

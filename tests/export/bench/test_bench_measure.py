@@ -85,6 +85,7 @@ def test_several_files_and_threads_in_turn(tree_files: Path, quick: BenchOptions
     assert [row["threads"] for row in rows(report)] == ["1", "1", "2", "2"]
 
 
+@pytest.mark.slow
 def test_the_batch_of_a_file_whose_batch_is_free(
     exported: Callable[..., Any], quick: BenchOptions, tmp_path: Path
 ) -> None:

@@ -187,6 +187,7 @@ def parted(depth: int) -> Architecture:
     return BranchedArchitecture(backbone="tiny", tasks=NAMES, groupings=((NAMES,),) * (6 - depth) + (apart,) * depth)
 
 
+@pytest.mark.slow
 def test_networks_are_measured_beside_the_shared_and_the_separate_ones(
     latency_table: CostTable, twenty_watts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

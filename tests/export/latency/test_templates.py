@@ -105,7 +105,7 @@ def check_same(network: GraphNetwork, model: ModelProto, whole: ModelProto, name
         np.testing.assert_allclose(found[name], by_torch[name].numpy(), rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", ["split", *(pytest.param(n, marks=pytest.mark.slow) for n in TREES if n != "split")])
 def test_a_network_put_together_is_the_one_that_is_traced(
     name: str, templates: Templates, traced: Traced, tiny_table: CostTable
 ) -> None:

@@ -123,7 +123,7 @@ def _answer(*arguments: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reported_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """001 with everything done, 002 a baseline that is trained, 003 only searched, 004 no tree."""
     root = tmp_path_factory.mktemp("reported")
     places = ("--runs", root)
@@ -140,11 +140,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def made(runs: Path, tmp_path: Path) -> Callable[..., Made]:
+def made(reported_runs: Path, tmp_path: Path) -> Callable[..., Made]:
     """Copy a run by its number, so that a test may change it; without checkpoints, which nothing here reads."""
 
     def copy(number: int, name: str | None = None) -> Made:
-        source = next(path for path in runs.iterdir() if path.name.startswith(f"{number:03d}-"))
+        source = next(path for path in reported_runs.iterdir() if path.name.startswith(f"{number:03d}-"))
         target = tmp_path / (name or source.name)
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoint*.pt", "report.html"))
         return Made(target)

@@ -63,7 +63,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def reports(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def reports(reported_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files that are looked at: a finished run, a searched one, one that is no tree, all together, one with a damaged file."""
     from cli.main import run
 
@@ -71,9 +71,9 @@ def reports(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     chosen = {"finished": ["1"], "searched": ["3"], "wired": ["4"], "several": ["1", "2", "3", "4"]}
     files = {name: folder / f"{name}.html" for name in chosen}
     for name, numbers in chosen.items():
-        assert run(["report", *numbers, "--runs", str(runs), "--output", str(files[name])]) == 0
+        assert run(["report", *numbers, "--runs", str(reported_runs), "--output", str(files[name])]) == 0
     damaged = folder / "001-damaged"
-    source = next(path for path in runs.iterdir() if path.name.startswith("001-"))
+    source = next(path for path in reported_runs.iterdir() if path.name.startswith("001-"))
     shutil.copytree(source, damaged, ignore=shutil.ignore_patterns("*.pt"))
     (damaged / "bench.json").write_text("{", encoding="utf-8")
     assert run(["report", str(damaged), "--output", str(folder / "damaged.html")]) == 2

@@ -270,10 +270,10 @@ def test_a_folder_is_no_place_for_a_report(made: Copy, bmtas: Callable[..., Any]
 
 
 def test_several_runs_share_one_file(
-    runs: Any, tmp_path: Any, bmtas: Callable[..., Any], parsed: Callable[..., Any]
+    reported_runs: Any, tmp_path: Any, bmtas: Callable[..., Any], parsed: Callable[..., Any]
 ) -> None:
     root = tmp_path / "runs"
-    shutil.copytree(runs, root, ignore=shutil.ignore_patterns("checkpoint*.pt", "report.html"))
+    shutil.copytree(reported_runs, root, ignore=shutil.ignore_patterns("checkpoint*.pt", "report.html"))
     answer = bmtas("report", 1, 2, 3, 2, "--runs", root)
     assert answer.code == 0, answer.err
     assert answer.out.strip() == str(root / "report.html")
@@ -306,10 +306,10 @@ def test_runs_that_cannot_be_compared_are_told_side_by_side(
 
 
 def test_the_page_is_whole_and_its_links_lead_somewhere(
-    runs: Any, tmp_path: Any, bmtas: Callable[..., Any], parsed: Callable[..., Any]
+    reported_runs: Any, tmp_path: Any, bmtas: Callable[..., Any], parsed: Callable[..., Any]
 ) -> None:
     target = tmp_path / "all.html"
-    assert bmtas("report", 1, 2, 3, 4, "--runs", runs, "--output", target).code == 0
+    assert bmtas("report", 1, 2, 3, 4, "--runs", reported_runs, "--output", target).code == 0
     page = parsed(target)
     assert page.open == []
     ids = [found["id"] for _, found in page.elements if "id" in found]
@@ -329,8 +329,8 @@ def test_the_page_is_whole_and_its_links_lead_somewhere(
     assert {name for names in named for name in names} <= set(ids)
 
 
-def test_a_run_is_named_as_in_the_other_commands(runs: Any, tmp_path: Any, bmtas: Callable[..., Any]) -> None:
-    places = ("--runs", runs, "--output", tmp_path / "one.html")
+def test_a_run_is_named_as_in_the_other_commands(reported_runs: Any, tmp_path: Any, bmtas: Callable[..., Any]) -> None:
+    places = ("--runs", reported_runs, "--output", tmp_path / "one.html")
     assert bmtas("report", "--run", 2, *places).code == 0
     assert "002-" in (tmp_path / "one.html").read_text(encoding="utf-8")
     answer = bmtas("report", 1, "--run", 2, *places)

@@ -15,7 +15,7 @@ from bmtas.tasks import Task, TaskKind
 from tests.methods.exporting import computed_by_export
 
 
-@pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
+@pytest.mark.parametrize("backbone", ["tiny", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_networks_export_at_opset_18(backbone: str) -> None:
     tasks = (Task(name="normals", kind=TaskKind.NORMALS), Task(name="depth", kind=TaskKind.DEPTH))
     space = ConvolutionSpace(Kit(get_backbone(backbone), {task.name: task for task in tasks}))

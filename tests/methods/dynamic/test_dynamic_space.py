@@ -182,7 +182,12 @@ SCENE = Task(name="scene", kind=TaskKind.CLASSIFICATION, classes=("in", "out"))
 
 
 @pytest.mark.parametrize(
-    "tasks", [(TASKS[0], SCENE), pytest.param((SCENE, TASKS[0], TASKS[1]), marks=pytest.mark.slow), (SCENE,)]
+    "tasks",
+    [
+        (TASKS[0], SCENE),
+        pytest.param((SCENE, TASKS[0], TASKS[1]), marks=pytest.mark.slow),
+        pytest.param((SCENE,), marks=pytest.mark.slow),
+    ],
 )
 def test_classification_tasks_do_not_pay_for_the_tap(tasks: tuple[Task, ...]) -> None:
     kit = Kit(get_backbone("mobilenet_v2"), {task.name: task for task in tasks})

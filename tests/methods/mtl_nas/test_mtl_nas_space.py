@@ -102,7 +102,10 @@ def test_heads_read_the_fused_tap() -> None:
     assert inputs["layers.17.depth"] == ("fusions.layers.16.1.depth",)
 
 
-@pytest.mark.parametrize(("tasks", "networks"), [(2, 40), (3, 10)])
+@pytest.mark.parametrize(
+    ("tasks", "networks"),
+    [(2, 12), (3, 5), pytest.param(2, 40, marks=pytest.mark.slow), pytest.param(3, 10, marks=pytest.mark.slow)],
+)
 def test_counted_costs_are_those_of_the_built_network(tasks: int, networks: int) -> None:
     space = space_of("tiny", tasks)
     table, rng = table_of(space), np.random.default_rng(0)
