@@ -91,7 +91,10 @@ def test_copies_of_a_layer_do_not_share_their_values(tmp_path: Path, state: Mapp
 
 
 def test_a_file_that_does_not_exist_is_named() -> None:
-    assert refusal("imagnet") == "--weights 'imagnet' is neither 'imagenet' nor 'none' nor a file that exists; give one of these"
+    assert (
+        refusal("imagnet")
+        == "--weights 'imagnet' is neither 'imagenet' nor 'none' nor a file that exists; give one of these"
+    )
 
 
 @pytest.mark.parametrize(
