@@ -25,7 +25,7 @@ demo: setup
 
 # A file's tests stay in one process, and files that share what is dear to make (tests/conftest.py).
 test: setup
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup
 	$(VENV)/bin/python -m pytest -m slow

@@ -124,9 +124,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises UsageError if it is missing, cut short, or of a newer schema, OSError if the disk does not give it.
     """
     if not path.exists():
-        raise UsageError(
-            f"{path} does not exist; `bmtas train` writes checkpoints into its run's folder, name one of those"
-        )
+        raise UsageError(f"{path} does not exist; restore it, or start the command again that wrote it")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -139,7 +137,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     _sweep(path)
     version = state.get("schema_version") if isinstance(state, dict) else None
     if not isinstance(version, int):
-        raise UsageError(f"{path} is not a checkpoint of bmtas; give one that `bmtas train` or `bmtas search` wrote")
+        raise UsageError(f"{path} is not a checkpoint of bmtas; restore it, or start the command again that wrote it")
     if version > SCHEMA_VERSION:
         raise UsageError(
             f"{path} follows schema {version}, but this version of bmtas knows schemas up to {SCHEMA_VERSION}; upgrade bmtas"

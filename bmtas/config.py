@@ -258,10 +258,8 @@ PRESETS: dict[Preset, PresetSettings] = {
 }
 
 
-def _as_a_budget(text: str) -> str:
-    """Return the text. Raises CostError, a ValueError, where it is no budget."""
-    parse_budget(text)
-    return text
+BudgetText = Annotated[str, AfterValidator(lambda text: parse_budget(text).text)]
+"""A budget as text, without the blanks that an earlier version kept; CostError is a ValueError, so pydantic tells it."""
 
 
 class RunConfig(Settings):
@@ -276,7 +274,7 @@ class RunConfig(Settings):
     tasks: list[dict[str, Any]]
     backbone: str
     weights: str
-    budgets: list[Annotated[str, AfterValidator(_as_a_budget)]]
+    budgets: list[BudgetText]
     preset: Preset
     seed: int = Field(ge=0, lt=2**32)
     deploy_size: tuple[int, int]

@@ -16,8 +16,8 @@ _NAMED: list[Path] = []
 
 
 def name_plugins(paths: Sequence[Path]) -> None:
-    """Remember which files the command that follows was given, for processes that it starts. Raises UsageError if one is no Python file."""
-    _NAMED[:] = [_checked(path).resolve() for path in paths]
+    """Remember which files the command that follows was given, for what it starts or does later; nothing is read."""
+    _NAMED[:] = [_expanded(path).resolve() for path in paths]
 
 
 def named_plugins() -> tuple[Path, ...]:
@@ -25,12 +25,15 @@ def named_plugins() -> tuple[Path, ...]:
     return tuple(_NAMED)
 
 
-def _checked(path: Path) -> Path:
-    """Return the path of a Python file. Raises UsageError if there is none."""
+def load_named_plugins() -> None:
+    """Run the files that this command was given. Raises as `load_plugin` does."""
+    for path in _NAMED:
+        load_plugin(path)
+
+
+def _expanded(path: Path) -> Path:
     with contextlib.suppress(RuntimeError):  # of a user who is not there
-        path = path.expanduser()
-    if not path.is_file() or path.suffix != ".py":
-        raise UsageError(f"plugin {path}: there is no such Python file; give the path of a file that ends in .py")
+        return path.expanduser()
     return path
 
 
@@ -40,7 +43,9 @@ def load_plugin(path: Path) -> None:
     A run folder never names one: code is run only where the user says so. Raises UsageError if there is no such file or it fails, EnvironmentProblem if
     it needs a module that is not installed.
     """
-    path = _checked(path)
+    path = _expanded(path)
+    if not path.is_file() or path.suffix != ".py":
+        raise UsageError(f"plugin {path}: there is no such Python file; give the path of a file that ends in .py")
     name = _PREFIX + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     if name in sys.modules:
         return

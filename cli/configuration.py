@@ -33,8 +33,8 @@ else:
 FILE_NAME = "bmtas.toml"
 """Looked for in the folder in which the command is started."""
 PLUGINS = "plugins"
-_WITHOUT_PLUGINS = ("build", "check", "compare", "doctor", "show")
-"""Commands that need no code of the user's: what the file names for others is not run, for they run where there is no torch."""
+_WITHOUT_PLUGINS = ("build", "check", "compare", "doctor", "predict", "profile", "report", "show")
+"""Commands that need no code of the user's: what the file names for others is not run, for they run where there is no torch. `profile` loads it where it counts."""
 _BY_ITS_WORKERS = ("bench",)
 """Those whose own process never imports torch, so that plugins are loaded where a network is."""
 
@@ -61,14 +61,12 @@ def configure(context: typer.Context, asked: Path | None, plugins: Sequence[Path
     found: list[Path] = []
     if path is not None:
         context.default_map, found = read_configuration(path, context)
-    if verbose():
-        err().print(
-            f"settings: {path or 'no file'}; plugins: {', '.join(map(str, (*found, *plugins))) or 'none'}", markup=False
-        )
     name_plugins((*found, *plugins))
-    if context.invoked_subcommand in _BY_ITS_WORKERS:
-        return
-    for plugin in (*([] if context.invoked_subcommand in _WITHOUT_PLUGINS else found), *plugins):
+    loaded = [*([] if context.invoked_subcommand in _WITHOUT_PLUGINS else found), *plugins]
+    loaded = [] if context.invoked_subcommand in _BY_ITS_WORKERS else loaded
+    if verbose():
+        err().print(f"settings: {path or 'no file'}; plugins: {', '.join(map(str, loaded)) or 'none'}", markup=False)
+    for plugin in loaded:
         load_plugin(plugin)
 
 
@@ -85,28 +83,31 @@ def usual_runs(typed: Path) -> Path:
 
 def from_the_file(context: typer.Context) -> frozenset[str]:
     """Return the options of a command that were not typed but stand in the file, such as --search-steps."""
-    return frozenset(p.opts[0] for p in context.command.params if _source(context, p.name) == "DEFAULT_MAP")
+    return frozenset(p.opts[0] for p in context.command.params if source_of(context, p.name) == "DEFAULT_MAP")
 
 
-def one_of(context: typer.Context, first: str, second: str) -> tuple[Any, Any]:
-    """Return the values of two parameters that contradict each other: of what is typed and what stands in the file only the former.
+def settle(context: typer.Context, pairs: Sequence[tuple[str, str]]) -> None:
+    """Let what is typed hold: of two parameters that contradict each other the one that stands in the file goes back to its default.
 
     Raises UsageError where both are typed, or both stand in the file.
     """
-    values = context.params[first], context.params[second]
-    if any(value is None or value is False for value in values):
-        return values
-    where = _source(context, first), _source(context, second)
     parameters = {p.name: p for p in context.command.params}
-    if where[0] == where[1]:
-        names = " and ".join(parameters[name].opts[0] for name in (first, second))
-        raise UsageError(f"{names} contradict each other; leave one out")
-    idle = 0 if where[0] == "DEFAULT_MAP" else 1
-    unset = parameters[(first, second)[idle]].default
-    return (unset, values[1]) if idle == 0 else (values[0], unset)
+    for pair in pairs:
+        if any(context.params[name] is None or context.params[name] is False for name in pair):
+            continue
+        in_file = [name for name in pair if source_of(context, name) == "DEFAULT_MAP"]
+        if len(in_file) != 1:
+            names = " and ".join(parameters[name].opts[0] for name in pair)
+            place = "in the settings file " if in_file else ""
+            raise UsageError(f"{names} {place}contradict each other; leave one out")
+        (idle,) = in_file
+        context.params[idle] = parameters[idle].default
+        source = context.get_parameter_source(idle)
+        assert source is not None  # it stands in the file
+        context.set_parameter_source(idle, type(source).DEFAULT)
 
 
-def _source(context: typer.Context, parameter: str | None) -> str:
+def source_of(context: typer.Context, parameter: str | None) -> str:
     """Return where the value of a parameter comes from, in click's word: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP or DEFAULT."""
     source = None if parameter is None else context.get_parameter_source(parameter)
     return "" if source is None else source.name

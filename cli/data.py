@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cli.options import Json, Quiet, data_names
+from cli.options import Json, Quiet, completing
 
 DEFAULT_PICTURE = Path("data-check.png")
 
@@ -26,7 +26,7 @@ def check_command(
         typer.Argument(
             metavar="DATA",
             help="scenes, planted, a manifest (.yaml), or a folder: your own or a download.",
-            autocompletion=data_names,
+            autocompletion=completing("scenes", "planted"),
         ),
     ],
     everything: Annotated[

@@ -28,21 +28,6 @@ def completing(*known: str) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
-def data_names(incomplete: str) -> list[str]:
-    """Return the generated data, and the folders and manifests whose paths begin so: for completion."""
-    folder, _, start = incomplete.rpartition("/")
-    place = Path(folder or ("/" if incomplete.startswith("/") else "."))
-    try:
-        found = [
-            p for p in sorted(place.iterdir()) if p.name.startswith(start) and (start or not p.name.startswith("."))
-        ]
-        told = [f"{p.name}/" if p.is_dir() else p.name for p in found if p.is_dir() or p.suffix in (".yaml", ".yml")]
-    except OSError:  # a folder that is not there has nothing to complete
-        told = []
-    before = incomplete[: len(incomplete) - len(start)]
-    return [*completing("scenes", "planted")(incomplete), *(before + name for name in told)]
-
-
 def choices(name: str) -> Callable[[str], list[str]]:
     """Return a completion of the values of an enumeration in `bmtas.config`, which is imported when it is asked."""
 

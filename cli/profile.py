@@ -8,8 +8,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from bmtas.errors import UsageError
+from bmtas.plugins import load_named_plugins
 from cli.groups import DefaultGroup
-from cli.options import Json, Quiet, data_names
+from cli.options import Json, Quiet, completing
 from cli.profile_kit import (
     PASSES,
     Asked,
@@ -62,7 +63,8 @@ def profile_command(
     data: Annotated[
         str | None,
         typer.Option(
-            help="scenes or a manifest, as in `bmtas search`, or a known task set.", autocompletion=data_names
+            help="scenes or a manifest, as in `bmtas search`, or a known task set.",
+            autocompletion=completing("scenes", "planted"),
         ),
     ] = None,
     size: Annotated[
@@ -103,6 +105,7 @@ def profile_command(
 
     Example: bmtas profile --backbone resnet50 --tasks pascal-context --size 512x512
     """
+    load_named_plugins()
     given: dict[str, object] = {
         "kit": kit,
         "precision": precision,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from cli.options import Json, Quiet, data_names
+from cli.options import Json, Quiet, completing
 
 if TYPE_CHECKING:
     from bmtas.progress import Progress
@@ -49,7 +49,8 @@ _ENERGY_S = 1.0
 def prepare_command(
     kit: Annotated[Path, typer.Argument(help="Folder for the kit; new or empty.")],
     data: Annotated[
-        str, typer.Option(help="Data or task set, as in `bmtas profile`.", autocompletion=data_names)
+        str,
+        typer.Option(help="Data or task set, as in `bmtas profile`.", autocompletion=completing("scenes", "planted")),
     ] = "scenes",
     tasks: Annotated[str | None, typer.Option(help="Some of its tasks, with commas.")] = None,
     backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet50, or tiny (for checks).")] = "mobilenet_v2",
@@ -66,8 +67,10 @@ def prepare_command(
 
     Example: bmtas profile prepare kit --data examples/ccp.yaml
     """
+    from bmtas.plugins import load_named_plugins
     from cli.console import ShownProgress, out
 
+    load_named_plugins()
     with ShownProgress(quiet=quiet) as progress:
         asked = Asked(data, tasks, backbone, size, precision, runtime)
         made = prepare(kit, asked, progress, held_out=held_out, seed=seed)

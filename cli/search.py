@@ -7,7 +7,10 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs, choices, completing, data_names
+from cli.options import DEFAULT_RUNS, Compile, Device, Json, Quiet, Runs, choices, completing
+
+CONTRADICTING = (("resource_weight", "no_resource_term"), ("no_resizing", "search_size"))
+"""Parameters of which one alone can hold."""
 
 
 def search_command(
@@ -23,7 +26,7 @@ def search_command(
         typer.Option(
             help="scenes (generated, nothing to download), a manifest (.yaml), the folder of a data set as it is downloaded, or "
             "planted (for checks).",
-            autocompletion=data_names,
+            autocompletion=completing("scenes", "planted"),
         ),
     ] = "scenes",
     method: Annotated[
@@ -164,7 +167,7 @@ def search_command(
     from bmtas.ranks import speaks
     from bmtas.runs import FOUND, open_run
     from bmtas.workflow import run_search
-    from cli.configuration import from_the_file, one_of
+    from cli.configuration import from_the_file, settle
     from cli.console import ShownProgress, emit_json, out, parse_settings, parse_size
     from cli.next_step import Following, say_next
     from cli.plan_view import show_plan
@@ -178,9 +181,9 @@ def search_command(
     ):
         if value not in [choice.value for choice in known]:
             raise UsageError(f"unknown {option} {value!r}; {nearest(value, [choice.value for choice in known])}")
-    usual = from_the_file(context)
-    resource_weight, no_resource_term = one_of(context, "resource_weight", "no_resource_term")
-    no_resizing, search_size = one_of(context, "no_resizing", "search_size")
+    settle(context, CONTRADICTING)
+    resource_weight, no_resource_term = (context.params[name] for name in CONTRADICTING[0])
+    no_resizing, search_size = (context.params[name] for name in CONTRADICTING[1])
     other = None if reference is None else open_run(runs, reference)
     request = Request(
         data=data,
@@ -219,7 +222,7 @@ def search_command(
             "batch_size": batch_size,
             "learning_rate": train_learning_rate,
         },
-        usual=usual,
+        usual=from_the_file(context),
     )
     with ShownProgress(quiet=quiet or not speaks()) as progress:
         plan = plan_search(request)

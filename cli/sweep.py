@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from bmtas.plugins import named_plugins
 from cli.options import DEFAULT_RUNS, Json, Quiet, Runs
 
 JOB_CODE = "from cli.sweep import job_main; job_main()"
@@ -100,9 +101,10 @@ def sweep_command(
     Example: bmtas sweep --budget 7GMAdds --budget 9GMAdds --method branched --method fafs --seed 0 --seed 1
     """
     from bmtas.errors import UsageError
+    from cli.configuration import source_of
     from cli.sweep_view import show_decoded
 
-    typed = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+    typed = {p for p in context.params if source_of(context, p) == "COMMANDLINE"}
     told = _own_table(context)
     if "decode" in told:
         raise UsageError("[sweep] decode of the settings file would make every sweep a decoding; type --decode instead")
@@ -133,7 +135,7 @@ class _Ask:
         self.train, self.bench, self.threads, self.workers, self.quiet = train, bench, threads, workers, quiet
         self.of_search = {} if context.parent is None else (context.parent.default_map or {}).get("search", {})
         self.options = _passed_on(context, self.of_search)
-        self.plugins = _plugins(context)
+        self.plugins = [str(path) for path in named_plugins()]
 
     @property
     def not_taken(self) -> list[str]:
@@ -181,17 +183,18 @@ def _passed_on(context: typer.Context, configured: dict[str, Any]) -> list[list[
     Raises what click does for an unknown option or a value that it does not take.
     """
     from bmtas.errors import UsageError
-    from cli.search import search_command
+    from cli.configuration import settle, source_of
+    from cli.search import CONTRADICTING, search_command
 
     alone = typer.Typer()
     alone.command()(search_command)
     command: Any = typer.main.get_command(alone)
     kept = {key: value for key, value in configured.items() if key not in _OWN}
     read = command.make_context(context.command_path, list(context.args), default_map=kept)
+    settle(read, CONTRADICTING)
     found = []
     for parameter in command.params:
-        source = read.get_parameter_source(parameter.name)
-        if source is None or source.name not in ("COMMANDLINE", "DEFAULT_MAP"):
+        if source_of(read, parameter.name) not in ("COMMANDLINE", "DEFAULT_MAP"):
             continue
         if parameter.name in _OWN:
             raise UsageError(f"{parameter.opts[0]} means nothing to a sweep, which sets it for each job; leave it out")
@@ -217,18 +220,6 @@ def _own_table(context: typer.Context) -> dict[str, Any]:
     path = None if context.parent is None else find_configuration(context.parent.params.get("config"))
     table: dict[str, Any] = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8-sig")).get("sweep", {})
     return table
-
-
-def _plugins(context: typer.Context) -> list[str]:
-    """Return the user's own Python files that were loaded for this command, which its jobs have to load, too."""
-    from cli.configuration import find_configuration, read_configuration
-
-    root: Any = context.parent
-    if root is None:
-        return []
-    path = find_configuration(root.params.get("config"))
-    configured = [] if path is None else read_configuration(path, root)[1]
-    return [str(Path(plugin).expanduser().resolve()) for plugin in (*configured, *(root.params.get("plugin") or []))]
 
 
 def _run(

@@ -201,9 +201,6 @@ def _found_view(sweep: Sweep) -> Table:
     return view
 
 
-_SHOWN = {"gone": "was done, but what it had written is gone"}
-
-
 def plan_view(sweep: Sweep | None, spec: SweepSpec, root: Path, json: str | None) -> None:
     """Show the jobs that would be done, and which of them are done already; of those whose files are gone it says so."""
     from bmtas.sweep.conduct import jobs_left
@@ -235,7 +232,7 @@ def plan_view(sweep: Sweep | None, spec: SweepSpec, root: Path, json: str | None
         markup=False,
     )
     for job in jobs:
-        state = f"  {_SHOWN.get(states[job.name], states[job.name])}" if states else ""
+        state = f"  {states[job.name]}" if states else ""
         console.print(f"  {job.name}{state}", markup=False)
     steps = ["search", *(["train"] if spec.train else []), *(["export"] if spec.bench else [])]
     after = "; bench one after another at the end" if spec.bench else ""

@@ -148,7 +148,7 @@ def _check_probs(probs: npt.ArrayLike, table: CostTable) -> Floats:
     array = check_rows(probs, (len(table.layers), len(table.tasks)))
     if array.shape[1] > MOST_DECODED_TASKS:
         raise CostError(
-            f"{array.shape[1]} tasks: the most probable architecture is searched for among at most {MOST_DECODED_TASKS}"
+            f"{array.shape[1]} tasks: the most probable architecture is searched for up to {MOST_DECODED_TASKS}; name fewer tasks"
         )
     return array
 

@@ -264,7 +264,7 @@ def check_probs(probs: torch.Tensor) -> None:
         )
     if probs.shape[1] > MOST_SUBSET_TASKS:
         raise CostError(
-            f"{probs.shape[1]} tasks: there are 2^T sets of tasks in each layer, which are formed for at most {MOST_SUBSET_TASKS} tasks"
+            f"{probs.shape[1]} tasks: there are 2^T sets of tasks in each layer, which are formed for up to {MOST_SUBSET_TASKS} tasks; name fewer"
         )
     with torch.no_grad():
         values = probs.detach().to(torch.float64)

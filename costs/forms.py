@@ -166,6 +166,6 @@ def _lattice(table: CostTable, resource: Resource) -> Lattice:
     if len(table.tasks) > MOST_INTERVAL_TASKS:
         raise CostError(
             f"{len(table.tasks)} tasks: {resource} depends on {table.dependence(resource)} here, and sums over all groupings "
-            f"are formed for at most {MOST_INTERVAL_TASKS} tasks; a budget in MAdds or Params needs none of them"
+            f"are formed for up to {MOST_INTERVAL_TASKS} tasks; name fewer, or give a budget in MAdds or Params, which needs none of them"
         )
     return lattice_of(len(table.tasks))

@@ -75,7 +75,7 @@ def grouping_probabilities(probs: npt.ArrayLike) -> Floats:
     layers, tasks, _ = array.shape
     if tasks > MOST_INTERVAL_TASKS:
         raise CostError(
-            f"{tasks} tasks: the probabilities of all groupings are computed for at most {MOST_INTERVAL_TASKS}"
+            f"{tasks} tasks: the probabilities of all groupings are computed for up to {MOST_INTERVAL_TASKS}; name fewer tasks"
         )
     lattice = lattice_of(tasks)
     chances = split_probabilities(array, complete_splits(tasks))

@@ -158,7 +158,7 @@ class CostTable(Frozen):
         """
         if self.dependence(resource) != "groups_proportional":
             raise CostError(
-                f"{resource} depends on {self.dependence(resource)} here: one group has no cost of its own; take count_costs"
+                f"{resource} depends on {self.dependence(resource)} here: one group has no cost of its own; ask for the cost of each number of groups or of each grouping"
             )
         return np.array([layer.per_group[resource] for layer in self.layers], dtype=np.float64)
 

@@ -35,12 +35,13 @@ def serve(answers: Callable[[], Answers]) -> None:
         told.write(json.dumps({"error": str(problem)}) + "\n")
 
 
-def network(run: Run, name: str, device: str, threads: int, plugins: Sequence[Path] = ()) -> Answers:
+def network(run: Run, name: str, device: str, threads: int, folder: Path, plugins: Sequence[Path]) -> Answers:
     """Yield what a trained network in eager is, then the time of one inference for each line on standard input.
 
-    `plugins` are Python files of the user's own that are run first.
+    `plugins` are Python files of the user's own that are run first, in the `folder` in which the command was started.
     """
     _use(threads)
+    os.chdir(folder)
     for plugin in plugins:
         load_plugin(plugin)
     config = run.config()
@@ -97,7 +98,7 @@ def _use(threads: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "network":
-        own = [Path(plugin) for plugin in sys.argv[6:]]
-        serve(lambda: network(Run(Path(sys.argv[2])), sys.argv[3], sys.argv[4], int(sys.argv[5]), own))
+        folder, *own = map(Path, sys.argv[6:])
+        serve(lambda: network(Run(Path(sys.argv[2])), sys.argv[3], sys.argv[4], int(sys.argv[5]), folder, own))
     else:
         serve(lambda: program(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -18,18 +21,32 @@ from bmtas.tasks import Task
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-_DEAR = {"searched_run": "tiny run", "copied_run": "tiny run", "reported_runs": "reported runs"}
-"""Fixtures that take long to make, with the name of what they make."""
+_DEAR = {
+    "tiny run": re.compile(r"\b(searched|trained|tiny|copied)_run\b"),
+    "reported runs": re.compile(r"\breported_runs\b|\bmade: Callable"),
+}
+"""What takes long to make, and how a file says that it needs it."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let files that need the same dear fixture run in one process, and each other file in any (`--dist loadgroup`)."""
-    groups = {item.path: str(item.path) for item in items}
-    for item in items:
-        for name in _DEAR.keys() & set(getattr(item, "fixturenames", ())):
-            groups[item.path] = _DEAR[name]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Let files that need what takes long to make run in one process, and each other file in any (`--dist loadfile`)."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByNeed(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return _need(config.rootpath / file) or file
+
+    return ByNeed(config, log)
+
+
+@cache
+def _need(file: Path) -> str | None:
+    text = file.read_text(encoding="utf-8")
+    return next((name for name, word in _DEAR.items() if word.search(text)), None)
 
 
 @pytest.fixture(scope="session", autouse=True)

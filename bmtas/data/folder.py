@@ -207,8 +207,8 @@ def _index(folder: Path, spec: ImagesSpec | TaskSpec) -> dict[str, str]:
             rank = next((r for r, end in enumerate(suffixes) if name.lower().endswith(end.lower())), None)
             if rank is None or name.startswith(".") or not name.startswith(prefix):
                 continue
-            stem = name[: -len(suffixes[rank])].removeprefix(prefix)
-            if not stem:
+            stem = name[len(prefix) : -len(suffixes[rank])]
+            if not stem:  # nothing is left, or prefix and suffix overlap
                 continue
             key = (below / stem).as_posix()
             candidate = (rank, (below / name).as_posix())

@@ -68,25 +68,21 @@ def read_budgets(texts: Sequence[str]) -> list[list[str]]:
 
     Raises UsageError where one cannot be read, stands there twice, or names a resource twice.
     """
-    budgets = [["".join(part.split()) for part in text.split(",")] for text in texts]  # as a run folder has them
-    for of_job in budgets:
-        try:
-            resources = [parse_budget(text).resource for text in of_job]
-        except CostError as error:
-            raise UsageError(str(error)) from None
-        if len(set(resources)) < len(resources):
-            raise UsageError(
-                f"--budget {','.join(of_job)}: a resource is named twice; give each budget its own --budget"
-            )
+    try:
+        budgets = [[parse_budget(part) for part in text.split(",")] for text in texts]
+    except CostError as error:
+        raise UsageError(str(error)) from None
     seen: dict[frozenset[tuple[Resource, float]], str] = {}
-    for of_job in budgets:
-        text, read = ",".join(of_job), [parse_budget(part) for part in of_job]
+    for read in budgets:
+        text = ",".join(budget.text for budget in read)
+        if len({budget.resource for budget in read}) < len(read):
+            raise UsageError(f"--budget {text}: a resource is named twice; give each budget its own --budget")
         key = frozenset((budget.resource, budget.value) for budget in read)  # 9GMAdds and 9000MMAdds are one
         if key in seen:
             again = "" if seen[key] == text else f" ({seen[key]} is the same)"
             raise UsageError(f"--budget {text}{again} is given twice; each job is done once, so leave one out")
         seen[key] = text
-    return budgets
+    return [[budget.text for budget in read] for read in budgets]
 
 
 def read_methods(names: Sequence[str], *, train: bool) -> list[Method]:

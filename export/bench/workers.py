@@ -84,7 +84,7 @@ def eager_worker(run: Path, network: str, provider: str, threads: int) -> Worker
     """Return a trained network of a run in PyTorch eager."""
     device = "cpu" if provider == "cpu" else "cuda"  # the hardware that ONNX Runtime was asked to use
     plugins = [str(path) for path in named_plugins()]
-    arguments = ["network", str(run.resolve()), network, device, str(threads), *plugins]
+    arguments = ["network", str(run.resolve()), network, device, str(threads), str(Path.cwd()), *plugins]
     return Worker(arguments, "eager", "--no-eager leaves it out")
 
 

@@ -69,7 +69,9 @@ def value_types(model: ModelProto) -> dict[str, ValueType]:
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise BuildError(f"the types of the ONNX graph cannot be inferred: {error}; export it again") from None
+        raise BuildError(
+            f"the types of the ONNX graph cannot be inferred: {error}; give a file that bmtas has exported, or --precision fp32"
+        ) from None
     types = {i.name: ValueType(i.data_type, len(i.dims)) for i in inferred.graph.initializer}
     for info in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
         tensor = info.type.tensor_type

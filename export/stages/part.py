@@ -59,7 +59,9 @@ def checked(model: ModelProto, what: str) -> ModelProto:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BuildError(f"{what} is no valid ONNX model: {error}; export the whole network alone") from error
+        raise BuildError(
+            f"{what} is no valid ONNX model: {error}; export without --split-at-branches, --merge-branches and --tasks"
+        ) from error
     return model
 
 

@@ -27,7 +27,9 @@ def specs(model: ModelProto) -> dict[str, TensorSpec]:
     try:
         graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
-        raise BuildError(f"the shapes of the ONNX graph do not fit together: {error}; export it again") from None
+        raise BuildError(
+            f"the shapes of the ONNX graph do not fit together: {error}; give a file that bmtas has exported, as it was written"
+        ) from None
     known = {v.name: spec(v) for v in (*graph.input, *graph.value_info, *graph.output)}
     for initializer in graph.initializer:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type).name

@@ -105,7 +105,7 @@ def _parse(trt: Any, builder: Any, settings: Settings, onnx_path: Path) -> tuple
         problems = [parser_problem(parser.get_error(i)) for i in range(parser.num_errors)]
         raise BuildError(
             f"TensorRT {trt.__version__} cannot parse {onnx_path}: {', '.join(problems) or api.told(api.log().take())}; "
-            "install a newer TensorRT, or export FP32, which all of them read"
+            "a newer TensorRT may read it, or the file of another --precision"
         )
     return definition, parser
 

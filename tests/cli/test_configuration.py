@@ -155,16 +155,9 @@ def test_completion_looks_where_the_runs_are() -> None:
     assert terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD="5").split() == ["001-other"]
 
 
-def test_the_shell_completes_data(tmp_path: Path) -> None:
-    (tmp_path / "sub" / "scans").mkdir(parents=True)
-    for name in ("scan.yaml", "scan.txt", ".scan.yaml"):
-        write("", f"sub/{name}")
-    for typed, expected in (("su", ["sub/"]), ("sub/", ["sub/scan.yaml", "sub/scans/"]), ("nowhere/", [])):
-        words = f"bmtas search --data {typed}"
-        assert terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD="3").split() == expected
-    whole = f"{tmp_path}/sub/scan."
-    told = terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS=f"bmtas data check {whole}", COMP_CWORD="3")
-    assert told.split() == [f"{whole}yaml"]
+def test_paths_are_left_to_the_shell() -> None:
+    Path("scans").mkdir()
+    assert terminal(_BMTAS_COMPLETE="complete_bash", COMP_WORDS="bmtas search --data sca", COMP_CWORD="3").split() == []
 
 
 SETTINGS = """
@@ -200,6 +193,12 @@ def test_of_options_that_contradict_each_other_the_typed_one_holds(bmtas: Callab
     write(f"[search]\n{scenes}resource-weight = 2\nno-resizing = true\n")
     plan = planned(bmtas, "--no-resource-term", "--search-size", "32x32")
     assert (plan["search"]["resource_term"], plan["search_size"]) == ("none", [32, 32])
+    alone = bmtas("search", "--dry-run", "--method", "single", "--no-resource-term", "--search-size", "32x32")
+    assert alone.code == 2  # what was typed is not left out because the file has its contrary
+    assert "--no-resource-term" in alone.err.split("means nothing to")[0]
+    swept = bmtas("sweep", "--dry-run", "--json", "-", "--budget", "9MMAdds", "--no-resource-term")
+    assert swept.code == 0, swept.err
+    assert [option[0] for option in json.loads(swept.out)["options"]].count("--resource-weight") == 0
     both = bmtas("search", "--dry-run", "--no-resource-term", "--resource-weight", 2)
     assert (both.code, "contradict each other" in both.err) == (2, True)
 

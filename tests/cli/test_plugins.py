@@ -96,7 +96,8 @@ def test_a_run_does_not_run_code_by_itself(data: Path, bmtas: Callable[..., Any]
     result = bmtas("train", *runs)
     assert result.code == 2
     assert "--plugin" in result.err
-    assert bmtas("show", *runs).code == 0  # what is known of the kind stands in the run
+    for command in ("show", "report"):
+        assert bmtas(command, *runs).code == 0  # what is known of the kind stands in the run
 
 
 def test_plugins_of_the_settings_file_are_loaded(
@@ -117,10 +118,16 @@ def test_commands_of_the_device_run_no_plugin_that_only_the_file_names(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("raise SystemExit('it was run')", encoding="utf-8")
     (tmp_path / "bmtas.toml").write_text("plugins = ['mine.py']\n", encoding="utf-8")
-    for command in ("show", "compare", "bench"):
+    for command in ("show", "compare", "bench", "report"):
         assert "no run under" in bmtas(command).err
+    for asked in (("profile", "run", "kit"), ("profile", "show", "table.json"), ("predict", "m.onnx", "a.png")):
+        assert "it was run" not in bmtas(*asked).err
+    for asked in (("profile", "--backbone", "tiny"), ("profile", "prepare", "kit")):
+        assert "it was run" in bmtas(*asked).err
     assert "it was run" in bmtas("train").err
     assert "it was run" in bmtas("--plugin", "mine.py", "show").err
+    (tmp_path / "mine.py").unlink()  # as where the settings were copied to a device
+    assert "no run under" in bmtas("show").err
 
 
 @pytest.mark.parametrize(

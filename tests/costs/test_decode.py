@@ -269,5 +269,5 @@ def test_what_are_no_draws_is_refused() -> None:
 
 
 def test_too_many_tasks_are_refused(make_table: MakeTable) -> None:
-    with pytest.raises(CostError, match=r"15 tasks: .* at most 14"):
+    with pytest.raises(CostError, match=r"15 tasks: .* up to 14"):
         best_architecture(np.full((1, 15, 2), 0.5), make_table(15, madds=[1]), [])

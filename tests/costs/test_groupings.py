@@ -70,7 +70,7 @@ def test_rows_of_float32_are_scaled_to_one() -> None:
 
 
 def test_what_cannot_be_computed_is_refused() -> None:
-    with pytest.raises(CostError, match=r"11 tasks: .* at most 10"):
+    with pytest.raises(CostError, match=r"11 tasks: .* up to 10"):
         grouping_probabilities(np.full((1, 11, 2), 0.5))
     with pytest.raises(CostError, match="differs from a distribution"):
         grouping_probabilities(np.full((1, 2, 3), 0.5))

@@ -69,6 +69,7 @@ def test_a_job_may_have_budgets_for_several_resources(make_sweep: MakeSweep) -> 
         (lambda: read_budgets(["9GMAdds,8GMAdds"]), "named twice"),
         (lambda: read_budgets(["9GMAdds", "9GMAdds"]), "given twice"),
         (lambda: read_budgets(["9GMAdds", "9000 MMAdds"]), r"9000MMAdds \(9GMAdds is the same\) is given twice"),
+        (lambda: read_budgets(["7 9GMAdds"]), "budget '7 9GMAdds'"),
         (lambda: read_budgets(["9GMAdds,64MiB", "65536KiB,9GMAdds"]), "given twice"),
         (lambda: read_methods(["fasf"], train=True), "did you mean 'fafs'"),
         (lambda: read_methods(["permuted"], train=True), "bmtas search --from"),

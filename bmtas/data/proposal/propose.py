@@ -51,7 +51,7 @@ def propose(folder: Path, progress: Progress | None = None) -> Proposal:
         raise UsageError(f"{folder}: no images were found among {_seen(listing)}\n{LAYOUTS}")
     _check_befores(layout)
     names, not_names = read_class_names(folder, listing.texts)
-    tables, refused_tables = find_tables(folder, listing.texts, layout.images.files, names)
+    tables, refused_tables = find_tables(folder, listing.texts, layout.images.files, layout.images.head, names)
     tasks, refused, remarks = _tasks(layout, names, progress)
     tasks += _of_tables(tables, {task.name for task in tasks})
     refused += refused_tables

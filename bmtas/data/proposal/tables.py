@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmtas.data.manifest import IMAGE_SUFFIXES
+from bmtas.data.folder_splits import to_id
 from bmtas.data.proposal.found import Line, Meaning, Refused
 from bmtas.data.proposal.ids import quoted
 from bmtas.tasks import TaskKind
@@ -26,9 +26,12 @@ class Table:
 
 
 def find_tables(
-    root: Path, texts: Sequence[Path], images: Container[str], names: Mapping[str, tuple[str, ...]]
+    root: Path, texts: Sequence[Path], images: Collection[str], prefix: str, names: Mapping[str, tuple[str, ...]]
 ) -> tuple[list[Table], list[Refused]]:
-    """Return the CSV files that give images a class, and those that name images and cannot be read as such."""
+    """Return the CSV files that give images a class, and those that name images and cannot be read as such.
+
+    `images` are ids, `prefix` is what the names of their files begin with.
+    """
     found: list[Table] = []
     refused: list[Refused] = []
     for path in texts:
@@ -39,7 +42,7 @@ def find_tables(
                 rows = list(csv.DictReader(file, skipinitialspace=True))
         except (OSError, UnicodeDecodeError, csv.Error):
             continue
-        result = _read(root, path, rows, images, names)
+        result = _read(root, path, rows, images, prefix, names)
         if isinstance(result, Refused):
             refused.append(result)
         elif result is not None:
@@ -51,12 +54,17 @@ def _read(
     root: Path,
     path: Path,
     rows: list[dict[str, str]],
-    images: Container[str],
+    images: Collection[str],
+    prefix: str,
     names: Mapping[str, tuple[str, ...]],
 ) -> Table | Refused | None:
     title = path.relative_to(root).as_posix()
     columns = [column for column in (rows[0] if rows else {}) if column is not None]
-    naming = [column for column in columns if any(_names(row[column], images) for row in rows[:50])]
+    naming = [
+        column
+        for column in columns
+        if any(to_id((row[column] or "").strip(), images, prefix, ()) in images for row in rows[:50])
+    ]
     if not naming:
         return None
     if naming[0] != "id" or "label" not in columns:
@@ -70,7 +78,9 @@ def _read(
     }
     if not labels:
         return Refused(
-            title, f"ids such as {rows[0]['id']!r}", "an id is the image's path below its folder, without suffix"
+            title,
+            f"ids such as {rows[0]['id']!r}",
+            f"an id is the image's path below its folder, without prefix and suffix, here such as {next(iter(images))!r}",
         )
     counts = Counter(labels.values())
     if not 2 <= len(counts) <= min(_MOST_CLASSES, max(2, len(labels) // 2)):
@@ -100,10 +110,3 @@ def _classes(counts: Counter[str], names: Mapping[str, tuple[str, ...]]) -> Mean
         doubts += ["classes that the table does not have yet must be added by hand"]
     line = Line("classes", "[" + ", ".join(quoted(name) for name in listed) + "]", why)
     return Meaning(TaskKind.CLASSIFICATION, (line,), evidence, tuple(doubts))
-
-
-def _names(text: str | None, images: Container[str]) -> bool:
-    text = (text or "").strip()
-    return text in images or any(
-        text.endswith(end) and Path(text).with_suffix("").as_posix() in images for end in IMAGE_SUFFIXES
-    )

@@ -171,6 +171,17 @@ def test_words_before_numbers_that_all_files_have_are_left_in_the_ids(tmp_path: 
     assert stems(dataset, "train") | stems(dataset, "val") == {f"frame_{i:04d}" for i in range(10)}
 
 
+def test_a_table_that_names_files_with_words_before_their_numbers_is_refused_with_the_rule(tmp_path: Path) -> None:
+    write_standard(tmp_path / "own", "{role}/{role}_{i:04d}.png")
+    rows = "".join(f"rgb_{name}.png,{'even' if int(name) % 2 else 'odd'}\n" for name in sorted(TRAIN | VAL))
+    (tmp_path / "own/scene.csv").write_text("id,label\n" + rows)
+    proposal, dataset = made(tmp_path / "own", tmp_path / "my.yaml")
+    (table,) = proposal.refused
+    assert (table.title, table.found) == ("scene.csv", "ids such as 'rgb_0000.png'")
+    assert "without prefix and suffix, here such as '0000'" in table.remedy
+    assert "scene" not in kinds(dataset)
+
+
 def test_lists_of_files_with_words_before_their_numbers(tmp_path: Path) -> None:
     write_standard(tmp_path / "own", "{role}/{role}_{i:04d}.png")
     for split, names in {"train": TRAIN, "val": VAL}.items():
