@@ -170,6 +170,7 @@ def test_no_network_takes_more_than_the_table_says(
         assert stated <= actual * {"mobilenet_v2": 1.09, "resnet50": 1.59}[backbone]
 
 
+@pytest.mark.slow
 def test_with_nine_tasks_the_first_layer_of_mobilenet_decides_for_separate_networks() -> None:
     tasks = tuple(Task(name=f"t{i}", kind=TaskKind.REGRESSION) for i in range(9))
     names = tuple(task.name for task in tasks)

@@ -123,6 +123,7 @@ def test_budgets_that_exclude_each_other_are_refused_before_anything_begins(tmp_
         plan_search(request)
 
 
+@pytest.mark.slow
 def test_half_precision_and_checkpointing_search_as_well(tmp_path: Path) -> None:
     asked = plan(budgets=("20MMAdds",), precision="bf16", activation_checkpointing=True)
     architecture, probabilities = found(run_search(asked, tmp_path, Silent(), How.alone("cpu")))

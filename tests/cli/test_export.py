@@ -185,6 +185,7 @@ def test_16_bits_stand_in_the_graph_with_fp32_at_its_ends(run: Path, bmtas: Call
         assert {p.key: p.value for p in model.metadata_props}["bmtas.precision"] == f'"{precision}"'
 
 
+@pytest.mark.slow
 def test_a_network_that_is_not_the_same_leaves_no_file_and_exits_5(run: Path, bmtas: Callable[..., Any]) -> None:
     result = bmtas("export", "--precision", "bf16", "--tolerance", "depth=0", *QUICK, "--runs", run.parent)
     assert result.code == 5
@@ -192,6 +193,7 @@ def test_a_network_that_is_not_the_same_leaves_no_file_and_exits_5(run: Path, bm
     assert sorted(p.name for p in (run / "networks/found").iterdir()) == ["weights.pt"]
 
 
+@pytest.mark.slow
 def test_int8_that_loses_too_much_is_reported_and_not_written(run: Path, tmp_path: Path) -> None:
     black = tmp_path / "black"
     black.mkdir()

@@ -18,6 +18,7 @@ from bmtas.training import load_network
 
 SEARCHES = {"mtl-nas": "6MMAdds", "automtl": "4.5MMAdds", "dynamic": "6MMAdds"}
 FIXED = ("cross-stitch", "nddr-cnn", "mtan", "sluice")
+EACH = [*SEARCHES, *(pytest.param(m, marks=[] if m == "mtan" else pytest.mark.slow) for m in FIXED)]
 SCALE = ("--train-steps", 2, "--batch-size", 4)
 SHORT = ("--warmup-steps", 2, "--search-steps", 2)
 # As tests/networks/test_tiny.py counts them: 576 for a stem, 10,032 for a head and 1,680 for a group, at 64 places.
@@ -35,20 +36,26 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.fixture(scope="module")
-def runs(bmtas: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """One run of each method in one folder: searched and trained."""
-    root = tmp_path_factory.mktemp("methods")
-    made = {}
-    for number, method in enumerate((*SEARCHES, *FIXED), start=1):
+class Made(dict[str, Run]):
+    """A run of each method that is asked for, in one folder: searched and trained."""
+
+    def __init__(self, bmtas: Callable[..., Any], root: Path) -> None:
+        self.bmtas, self.root = bmtas, root
+
+    def __missing__(self, method: str) -> Run:
         budget = ("--budget", SEARCHES[method]) if method in SEARCHES else ()
-        result = bmtas(*search(root, method, *budget))
+        result = self.bmtas(*search(self.root, method, *budget))
         assert result.code == 0, result.err
-        (path,) = root.glob(f"{number:03d}-*")
-        result = bmtas("train", "--runs", root, "--run", path.name)
+        (path,) = self.root.glob(f"{len(self) + 1:03d}-*")
+        result = self.bmtas("train", "--runs", self.root, "--run", path.name)
         assert result.code == 0, result.err
-        made[method] = Run(path)
-    return made
+        self[method] = Run(path)
+        return self[method]
+
+
+@pytest.fixture(scope="module")
+def runs(bmtas: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(bmtas, tmp_path_factory.mktemp("methods"))
 
 
 @pytest.mark.parametrize("method", SEARCHES)
@@ -63,9 +70,7 @@ def test_the_network_found_is_within_the_budget_as_counted_on_it(runs: dict[str,
     assert sum(p.numel() for p in network.parameters()) == found["costs"]["params"]
 
 
-@pytest.mark.parametrize(
-    "method", [*SEARCHES, *(pytest.param(m, marks=[] if m == "mtan" else pytest.mark.slow) for m in FIXED)]
-)
+@pytest.mark.parametrize("method", EACH)
 def test_every_network_exports_and_the_file_computes_the_same(
     runs: dict[str, Run], method: str, bmtas: Callable[..., Any]
 ) -> None:
@@ -86,8 +91,9 @@ def test_every_network_exports_and_the_file_computes_the_same(
         np.testing.assert_allclose(value, expected[name].numpy(), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_they_stand_in_one_table(runs: dict[str, Run], bmtas: Callable[..., Any], tmp_path: Path) -> None:
-    root = next(iter(runs.values())).path.parent
+    root = {runs[method].path.parent for method in (*SEARCHES, *FIXED)}.pop()
     result = bmtas("compare", "--runs", root, "--json", "-")
     assert result.code == 0, result.err
     networks = {network["method"]: network for network in json.loads(result.out)["networks"]}
@@ -108,7 +114,7 @@ def test_they_stand_in_one_table(runs: dict[str, Run], bmtas: Callable[..., Any]
     assert "not trained equally long" in " ".join(json.loads(result.out)["notes"])
 
 
-@pytest.mark.parametrize("method", [*SEARCHES, *FIXED])
+@pytest.mark.parametrize("method", EACH)
 def test_they_are_shown_without_pytorch_being_asked(
     runs: dict[str, Run], method: str, bmtas: Callable[..., Any]
 ) -> None:
@@ -175,8 +181,10 @@ def test_a_dry_run_says_the_reach_and_the_settings(method: str, bmtas: Callable[
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_where_separate_networks_were_trained_first_training_measures_against_them(runs: dict[str, Run]) -> None:
-    assert {method for method, run in runs.items() if (run.network("separate") / "metrics.json").exists()} == {
+    made = {method: runs[method] for method in (*SEARCHES, *FIXED)}
+    assert {method for method, run in made.items() if (run.network("separate") / "metrics.json").exists()} == {
         "mtl-nas",
         "cross-stitch",
         "nddr-cnn",

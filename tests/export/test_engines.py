@@ -78,6 +78,7 @@ def test_a_precision_that_fails_here_leaves_the_others(delivered: Any, tmp_path:
     assert "depth differs" in str(delivery.failures[0])
 
 
+@pytest.mark.slow
 def test_a_build_that_fails_leaves_the_engines_that_were_there(
     delivered: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

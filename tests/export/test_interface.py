@@ -80,6 +80,7 @@ def test_the_file_computes_what_the_network_computes(
     np.testing.assert_allclose(interface.feed(camera), feed, atol=2e-7)
 
 
+@pytest.mark.slow
 def test_free_dimensions_take_other_batches_and_sizes(exported: Callable[..., Any], tiny_network: GraphNetwork) -> None:
     session = OnnxSession(exported(ALL[3]).SerializeToString())
     assert session.image_spec.shape == ("batch", 3, "height", "width")

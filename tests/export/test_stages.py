@@ -92,6 +92,7 @@ class TestCut:
         for task in NAMES:
             np.testing.assert_allclose(actual[task], expected[task], rtol=0, atol=1e-5 * np.abs(expected[task]).max())
 
+    @pytest.mark.slow
     def test_the_tap_reaches_the_heads_of_a_mobilenet(self, tmp_path: Path) -> None:
         tasks, deep = TASKS[2:4], (((C,), (D,)),)
         architecture = BranchedArchitecture(

@@ -25,7 +25,9 @@ SHORT = {"batch_size": 4, "warmup_steps": 2, "weight_steps": 2, "weight_steps_pe
 
 
 @pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 4])
-@pytest.mark.parametrize("method", BUDGETS)
+@pytest.mark.parametrize(
+    "method", [Method.DYNAMIC, *(pytest.param(m, marks=pytest.mark.slow) for m in BUDGETS if m is not Method.DYNAMIC)]
+)
 def test_the_same_command_ends_with_the_same_network(
     method: Method,
     stop: int,

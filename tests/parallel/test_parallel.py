@@ -89,6 +89,7 @@ def test_the_commands_run_in_two_processes_and_one_of_them_talks(finished: Finis
     assert [record["step"] for record in history] == [0, 1]
 
 
+@pytest.mark.slow
 def test_what_one_process_has_met_ends_all_of_them(torchrun: Callable[..., Any], tmp_path: Path) -> None:
     process = torchrun(2, *small(tmp_path, **{"batch-size": 6, "accumulate": 2}))
     _, err = process.communicate(timeout=300)

@@ -99,7 +99,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", [Method.BRANCHED, Method.AUTOMTL, Method.FAFS, Method.SINGLE, Method.MTAN])
+@pytest.mark.parametrize(
+    "method",
+    [Method.BRANCHED, pytest.param(Method.AUTOMTL, marks=pytest.mark.slow), Method.FAFS, Method.SINGLE, Method.MTAN],
+)
 def test_an_option_is_left_out_exactly_where_planning_refuses_it(method: Method) -> None:
     for option, changes in OVERRIDES.items():
         refused = ""

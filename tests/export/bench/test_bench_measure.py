@@ -195,6 +195,7 @@ def test_what_each_task_costs(tree_files: Path, quick: BenchOptions) -> None:
         assert margins.shared_ms == pytest.approx(left)
 
 
+@pytest.mark.slow
 def test_pytorch_s_program_runs_in_a_worker(
     tmp_path: Path, quick: BenchOptions, tiny_network: Any, tree: Any, every_kind: Any
 ) -> None:

@@ -188,6 +188,7 @@ def test_the_floor_of_a_refusal_can_be_asked_for(tiny: tuple[TopologySpace, Cost
     space.check(table, [])
 
 
+@pytest.mark.slow
 def test_budgets_that_cannot_be_kept_together_are_refused_before_a_search() -> None:
     """MobileNetV2's way of fewest multiply-adds has more parameters than another one, and the other way round."""
     space, table = mixed("mobilenet_v2")

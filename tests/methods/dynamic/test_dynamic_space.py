@@ -129,6 +129,7 @@ def test_costs_of_random_networks_are_those_that_fvcore_counts(tiny: tuple[Topol
     check_counts(*opened("tiny", 1, 2), 47)
 
 
+@pytest.mark.slow
 def test_costs_of_mobilenet_v2_are_those_that_fvcore_counts() -> None:
     check_counts(*opened("mobilenet_v2", 1, 2), 1)
 
@@ -229,6 +230,7 @@ def test_classification_tasks_do_not_pay_for_the_tap(tasks: tuple[Task, ...]) ->
         )
 
 
+@pytest.mark.slow
 def test_network_of_a_dense_and_a_classification_task_computes() -> None:
     """At a size that the backbone rounds up, as the method does: it is not refused."""
     size = (66, 70)
