@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bmtas.config import Method
 
-OF_LEARNING = frozenset(
+_OF_LEARNING = frozenset(
     (
         *("--warmup-steps", "--search-steps", "--search-learning-rate", "--resource-weight", "--no-resource-term"),
         *("--search-size", "--no-resizing"),
     )
 )
 """Options that mean something only to methods that learn architecture parameters."""
-OF_TREES = frozenset(("--estimator", "--activation-checkpointing", "--cost-estimate", "--decode"))
+_OF_TREES = frozenset(("--estimator", "--activation-checkpointing", "--cost-estimate", "--decode"))
 """Those that of all methods the branched search alone has."""
 
 
@@ -21,4 +21,4 @@ def means_nothing(method: Method, option: str) -> bool:
         return method.one_module or method is Method.BRANCHED  # they have no settings of their own
     if method is Method.BRANCHED:
         return False
-    return option in (OF_TREES if method.searches else OF_LEARNING | OF_TREES)
+    return option in (_OF_TREES if method.searches else _OF_LEARNING | _OF_TREES)

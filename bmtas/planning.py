@@ -75,8 +75,9 @@ class Request:
     """What the user asked of a search; None stands for the preset's or the data's own choice. Sizes are (height, width).
 
     `table` is a file with a cost table of the user's own, whose resources are added to the counted ones. `reference` is the
-    architecture that the method "permuted" permutes, and no other method takes. `own` are settings of the method alone, as text. `usual` names options, such as --search-steps, that are set
-    for searches in general: where they mean nothing to the method they are left out, where all others are refused.
+    architecture that the method "permuted" permutes, and no other method takes. `own` are settings of the method alone, as text.
+    `usual` names options, such as --search-steps, that are set for searches in general: where they mean nothing to the method
+    they are left out, where all others are refused.
     """
 
     data: str = "scenes"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bmtas.config import PRESETS, Decode, Method, ResourceTermKind, RunConfig
+from bmtas.method_options import means_nothing
 from bmtas.runs import INHERITED
 from export.report.blocks import Missing
 from export.report.gather import Material, Network
@@ -23,7 +24,6 @@ _OPTIONS = {
     "estimator": "--estimator",
     "cost_estimate": "--cost-estimate",
 }
-_OF_TREES = ("estimator", "cost_estimate")
 _OF_BOTH = {"batch_size": "--batch-size", "accumulate": "--accumulate", "precision": "--precision"}
 _OF_TRAINING = {"steps": "--train-steps", "learning_rate": "--train-learning-rate"}
 _FOLLOWS = {"weight_steps_per_cycle", "arch_steps_per_cycle"}
@@ -73,7 +73,7 @@ def _settings(config: RunConfig) -> tuple[list[str], list[str]]:
     trained = _differing(config.train.model_dump(mode="json"), train)
     options: list[str] = []
     for name, flag in _OPTIONS.items():
-        if name in searched and (name not in _OF_TREES or config.method is Method.BRANCHED):
+        if name in searched and not means_nothing(config.method, flag):
             options += [flag, str(searched.pop(name))]
     if searched.pop("activation_checkpointing", False):
         options.append("--activation-checkpointing")
