@@ -34,6 +34,7 @@ from bmtas.methods.space import with_operations
 from bmtas.methods.spaces import open_space, own_settings, preset_overrides, space_budgets
 from bmtas.networks.backbone import get_backbone
 from bmtas.networks.operations import Kit
+from bmtas.networks.weights import check_weights
 from bmtas.parallel import check_shares
 from bmtas.profile import build_table
 from bmtas.ranks import processes
@@ -140,9 +141,13 @@ def plan_search(request: Request) -> Plan:
         for asked_size in {train_size, *([search_size] if request.method.searches else [])}:
             dataset.load("train", 0, size=asked_size, tasks=())
     weights = request.weights or PRESETS[request.preset].weights
+    if weights not in ("none", "imagenet"):
+        weights = str(Path(weights).expanduser().resolve())
+    check_weights(weights, backbone)
     if weights == "none":
         whose = "" if request.weights else f", as the preset {request.preset.value} has it"
-        notes.append(f"weights: random{whose}; pretrained ones usually give better networks (--weights imagenet)")
+        better = "" if backbone.weights_name is None else " (--weights imagenet)"
+        notes.append(f"weights: random{whose}; pretrained ones usually give better networks{better}")
     if train_size != size:
         notes.append(
             f"training and metrics at {_text(train_size)}, search at {_text(search_size)}; costs, export and latency are those "
@@ -153,7 +158,7 @@ def plan_search(request: Request) -> Plan:
         data_fingerprint=dataset.fingerprint(),
         tasks=[task.to_json() for task in tasks],
         backbone=backbone.name,
-        weights=weights if weights in ("none", "imagenet") else str(Path(weights).expanduser().resolve()),
+        weights=weights,
         budgets=[b.text for b in budgets],
         preset=request.preset,
         seed=request.seed,
@@ -324,6 +329,7 @@ def _without_idle(request: Request) -> tuple[Request, list[str]]:
     idle = {key: option for key, option in _OF_A_SEARCH.items() if overrides.get(key) is not None}
     idle |= {name: option for name, (option, nothing) in _FIELDS.items() if getattr(request, name) != nothing}
     idle |= {"own": "--set"} if request.own and "--set" in request.usual else {}
+    idle |= {"budgets": "--budget"} if request.budgets and "--budget" in request.usual else {}
     idle = {key: option for key, option in idle.items() if means_nothing(method, option.split(" or ")[0])}
     typed = [option for option in idle.values() if request.usual.isdisjoint(option.split(" or "))]
     if typed:
@@ -335,6 +341,7 @@ def _without_idle(request: Request) -> tuple[Request, list[str]]:
     kept = {key: value for key, value in overrides.items() if key not in gone}
     fields: dict[str, Any] = {name: nothing for name, (_, nothing) in _FIELDS.items() if name in idle}
     fields |= {"own": None} if "own" in idle else {}
+    fields |= {"budgets": ()} if "budgets" in idle else {}
     note = f"left out of the settings, for they mean nothing to --method {method.value}: {', '.join(idle.values())}"
     return replace(request, search_overrides=kept, **fields), [note]
 

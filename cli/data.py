@@ -108,7 +108,10 @@ def _draw(
     from bmtas.errors import UsageError
 
     if target is None:
-        return None, "no picture: the current folder is the data's; name a file elsewhere by --picture"
+        return (
+            None,
+            "no picture: the current folder belongs to the data, as that of the manifest does; name a file elsewhere by --picture",
+        )
     try:
         sample = pick_sample(dataset, sample_id, names)
     except UsageError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from bmtas.config import PRESETS, Preset
@@ -53,3 +56,15 @@ def test_a_path_that_is_not_there_is_called_that() -> None:
 def test_messages_name_the_options(overrides: dict[str, dict[str, object]], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         plan_search(Request(data="planted", backbone="tiny", budgets=("4MMAdds",), **overrides))
+
+
+def test_weights_that_cannot_be_had_are_refused_before_anything_begins(tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(UsageError, match="nobody has published ImageNet weights of tiny"):
+        plan_search(Request(data="planted", backbone="tiny", weights="imagenet"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=r"mine\.pt' is neither"):
+        plan_search(Request(data="planted", backbone="tiny", weights="~/mine.pt"))
+    (tmp_path / "mine.pt").touch()
+    plan = plan_search(Request(data="planted", backbone="tiny", weights="~/mine.pt"))
+    assert plan.config.weights == str(tmp_path / "mine.pt")
+    assert not any("imagenet" in note for note in plan_search(Request(data="planted", backbone="tiny")).notes)

@@ -43,21 +43,31 @@ def load_weights(choice: str, backbone: Backbone) -> Weights | None:
     Raises EnvironmentProblem if ImageNet weights cannot be fetched, UsageError if the backbone has none or a file is not
     such a state dict.
     """
+    name = check_weights(choice, backbone)
     if choice == "none":
         return None
+    if choice == "imagenet":
+        return _by_operation(_fetch_imagenet(backbone, name), backbone, name)
+    return _by_operation(_read_file(Path(choice)), backbone, choice)
+
+
+def check_weights(choice: str, backbone: Backbone) -> str:
+    """Return torchvision's name of the weights that `--weights imagenet` names, else nothing; no file is read.
+
+    Raises UsageError if the backbone has no ImageNet weights, or the file is not there.
+    """
     if choice == "imagenet":
         if backbone.weights_name is None:
             raise UsageError(
                 f"--weights imagenet: nobody has published ImageNet weights of {backbone.name} here; give --weights none for random "
                 "ones, or a file with yours"
             )
-        return _by_operation(_fetch_imagenet(backbone, backbone.weights_name), backbone, backbone.weights_name)
-    path = Path(choice)
-    if not path.is_file():
+        return backbone.weights_name
+    if choice != "none" and not Path(choice).is_file():
         raise UsageError(
             f"--weights {choice!r} is neither 'imagenet' nor 'none' nor a file that exists; give one of these"
         )
-    return _by_operation(_read_file(path), backbone, str(path))
+    return ""
 
 
 def _fetch_imagenet(backbone: Backbone, weights_name: str) -> Mapping[str, Tensor]:

@@ -162,6 +162,7 @@ def test_paths_are_left_to_the_shell() -> None:
 
 SETTINGS = """
 [search]
+budget = "4MMAdds"
 search-steps = 7
 warmup-steps = 2
 decode = "argmax"
@@ -175,7 +176,8 @@ def test_settings_for_searches_are_left_out_where_a_method_has_no_use_for_them(b
     write(SETTINGS.replace("[search]", f"[search]\n{PLANTED}"))
     result = bmtas("search", "--dry-run", "--json", "plan.json", "--method", "single")
     assert result.code == 0, result.err
-    left = "--warmup-steps, --search-steps, --resource-weight or --no-resource-term, --decode, --search-size, --set"
+    assert json.loads(Path("plan.json").read_text("utf-8"))["budgets"] == []
+    left = "--warmup-steps, --search-steps, --resource-weight or --no-resource-term, --decode, --search-size, --set, --budget"
     assert f"mean nothing to --method single: {left}" in " ".join(result.err.split())
     plan = json.loads(Path("plan.json").read_text("utf-8"))
     assert (plan["method"], plan["decode"], plan["search"]["resource_term"]) == ("single", "best", "budget")
