@@ -150,7 +150,10 @@ def test_nothing_is_written_into_the_data(
     monkeypatch.chdir(root)
     result = bmtas("data", "check", ".")
     assert result.code == 0
-    assert "no picture: the current folder is the data's; name a file elsewhere by --picture" in result.out
+    assert (
+        "no picture: the current folder belongs to the data, as that of the manifest does; name a file elsewhere by --picture"
+        in result.out
+    )
     assert state(root) == before
 
 
@@ -164,7 +167,10 @@ def test_nothing_is_written_into_the_folder_around_the_data(
     for place in (".", around, "../around"):
         result = bmtas("data", "check", place)
         assert result.code == 0
-        assert "no picture: the current folder is the data's; name a file elsewhere by --picture" in result.out
+        assert (
+            "no picture: the current folder belongs to the data, as that of the manifest does; name a file elsewhere by --picture"
+            in result.out
+        )
     result = bmtas("data", "check", ".", "--picture", "look.png")
     assert result.code == 2
     assert "--picture look.png lies in the folder of the data" in result.err
