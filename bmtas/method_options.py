@@ -19,11 +19,8 @@ def means_nothing(method: Method, option: str) -> bool:
     """Say whether an option of `bmtas search` means nothing to the method, which would refuse it, or can only refuse by it."""
     if option == "--set":
         return method.one_module or method is Method.BRANCHED  # they have no settings of their own
-    if option == "--budget":
-        return method in (
-            Method.SINGLE,
-            Method.SHARED,
-        )  # they cost what they cost; a budget that is typed is held against it
+    if option == "--budget":  # they cost what they cost; a budget that is typed is held against it
+        return method in (Method.SINGLE, Method.SHARED)
     if method is Method.BRANCHED:
         return False
     return option in (_OF_TREES if method.searches else _OF_LEARNING | _OF_TREES)

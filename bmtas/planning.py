@@ -64,8 +64,12 @@ _FIELDS = {
     "decode": ("--decode", Decode.BEST),
     "search_size": ("--search-size", None),
     "no_resizing": ("--no-resizing", False),
+    "own": ("--set", None),
+    "budgets": ("--budget", ()),
 }
 """Fields of a request that not every method has, with their options and what they are where nothing is asked."""
+_CHECKED_LATER = ("--set", "--budget")
+"""Options that are looked at more closely where they are typed: each setting by its name, a budget against the network."""
 _OF_BOTH = {"batch_size": "--batch-size", "accumulate": "--accumulate", "precision": "--precision"}
 _SEARCH_OPTIONS = {**_OF_A_SEARCH, **_OF_BOTH, "resource_weight": "--resource-weight"}
 _TRAIN_OPTIONS = {**_OF_BOTH, "steps": "--train-steps", "learning_rate": "--train-learning-rate"}
@@ -328,20 +332,18 @@ def _without_idle(request: Request) -> tuple[Request, list[str]]:
     method, overrides = request.method, dict(request.search_overrides or {})
     idle = {key: option for key, option in _OF_A_SEARCH.items() if overrides.get(key) is not None}
     idle |= {name: option for name, (option, nothing) in _FIELDS.items() if getattr(request, name) != nothing}
-    idle |= {"own": "--set"} if request.own and "--set" in request.usual else {}
-    idle |= {"budgets": "--budget"} if request.budgets and "--budget" in request.usual else {}
     idle = {key: option for key, option in idle.items() if means_nothing(method, option.split(" or ")[0])}
     typed = [option for option in idle.values() if request.usual.isdisjoint(option.split(" or "))]
-    if typed:
+    refused = [option for option in typed if option not in _CHECKED_LATER]
+    if refused:
         why = "which searches no trees" if method.searches else "which takes no search steps"
-        raise UsageError(f"{', '.join(typed)}: means nothing to --method {method.value}, {why}; leave it out")
+        raise UsageError(f"{', '.join(refused)}: means nothing to --method {method.value}, {why}; leave it out")
+    idle = {key: option for key, option in idle.items() if option not in typed}
     if not idle:
         return request, []
     gone = {*idle, *(["resource_weight"] if "resource_term" in idle else [])}
     kept = {key: value for key, value in overrides.items() if key not in gone}
     fields: dict[str, Any] = {name: nothing for name, (_, nothing) in _FIELDS.items() if name in idle}
-    fields |= {"own": None} if "own" in idle else {}
-    fields |= {"budgets": ()} if "budgets" in idle else {}
     note = f"left out of the settings, for they mean nothing to --method {method.value}: {', '.join(idle.values())}"
     return replace(request, search_overrides=kept, **fields), [note]
 

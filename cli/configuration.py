@@ -113,16 +113,21 @@ def source_of(context: typer.Context, parameter: str | None) -> str:
     return "" if source is None else source.name
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what stands in a file of settings, nothing of it checked. Raises UsageError for what is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}; correct it there") from None
+
+
 def read_configuration(path: Path, context: typer.Context) -> tuple[dict[str, Any], list[Path]]:
     """Return the values of the file by command and parameter, as click takes defaults, and the plugins that it names.
 
     Paths in it are relative to the folder in which the command is started. Raises UsageError for what is no TOML, and for an unknown command or option, or a
     value that its option does not take.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}; correct it there") from None
+    content = read_toml(path)
     plugins = content.pop(PLUGINS, [])
     if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
         raise UsageError(

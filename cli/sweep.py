@@ -208,17 +208,10 @@ def _passed_on(context: typer.Context, configured: dict[str, Any]) -> list[list[
 
 def _own_table(context: typer.Context) -> dict[str, Any]:
     """Return what the settings file says for sweeps alone, without what stands at its top for many commands."""
-    import sys
-
-    from cli.configuration import find_configuration
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    from cli.configuration import find_configuration, read_toml
 
     path = None if context.parent is None else find_configuration(context.parent.params.get("config"))
-    table: dict[str, Any] = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8-sig")).get("sweep", {})
+    table: dict[str, Any] = {} if path is None else read_toml(path).get("sweep", {})
     return table
 
 
